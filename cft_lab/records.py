@@ -1,0 +1,176 @@
+"""The records that pass between stages: frozen, JSON-able, standard library only.
+
+Every stage reads and writes lists of these as JSON lines, so their names and fields are the project's
+file format. `to_row` and `from_row` are the only (de)serialisers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+
+class Outcome(str, Enum):
+    """What became of one graded answer. An error is never a wrong answer: it was not measured."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSED = "unparsed"  # finished, but no answer could be extracted
+    TRUNCATED = "truncated"  # ran into the length limit before giving an answer
+    ERROR = "error"  # the engine or the grader failed; can be completed later
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question. `answer` is the gold answer where one is known; `solution` is what the data set offers (noisy)."""
+
+    id: str
+    question: str
+    source: str
+    answer: str | None = None
+    solution: str | None = None
+    subject: str | None = None
+
+
+@dataclass(frozen=True)
+class Response:
+    """Somebody's attempt at a problem: the data set's own, a model's, or a teacher's."""
+
+    problem_id: str
+    text: str
+    author: str
+
+
+@dataclass(frozen=True)
+class Critique:
+    """A teacher's critique of one response; verdict True = judged right, None = no readable conclusion."""
+
+    problem_id: str
+    text: str
+    teacher: str
+    verdict: bool | None = None
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; role is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example: the loss is on `target` and its end-of-turn token only."""
+
+    problem_id: str
+    messages: tuple[Message, ...]
+    target: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an engine draws text. temperature 0 is greedy, and then `seed` has no effect."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What an engine returned: `finish` is `stop` (ended by itself), `length` (cut off) or `error` (text = reason)."""
+
+    text: str
+    num_tokens: int
+    finish: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One engine call inside an inference protocol: what it was for, what came back, and a verdict if it judged."""
+
+    purpose: str  # solve | critique | single-pass
+    completion: Completion
+    verdict: bool | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """All turns spent on one benchmark item and the text that is graded."""
+
+    problem_id: str
+    turns: tuple[Turn, ...]
+    final_text: str
+    finish: str
+
+
+@dataclass(frozen=True)
+class Grade:
+    """The grade of one item."""
+
+    problem_id: str
+    outcome: Outcome
+    extracted: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy on one benchmark: correct / (n - errors), with a 95 % Wilson interval, all as fractions.
+
+    `accuracy` and `interval` are None when every item is an error: nothing was measured then.
+    """
+
+    benchmark: str
+    protocol: str
+    sampling: Sampling
+    n: int
+    correct: int
+    unparsed: int
+    truncated: int
+    errors: int
+    accuracy: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished cell: what it was, the key of every stage that it stands on, what it scored."""
+
+    cell: dict[str, Any]
+    keys: dict[str, str]
+    scores: tuple[Score, ...]
+    supervised_tokens: int | None = None  # target tokens trained on; None for the base model
+    examples: int | None = None
+
+
+RecordT = TypeVar("RecordT")
+
+
+def to_row(record: Any) -> dict[str, Any]:
+    """A record as a JSON-able dict; nested records become dicts, tuples become lists."""
+    return dataclasses.asdict(record)
+
+
+def from_row(kind: type[RecordT], row: dict[str, Any]) -> RecordT:
+    """The inverse of `to_row` for any record of this module. Raises TypeError on missing or unknown fields."""
+    values = dict(row)
+    for name, rebuild in _NESTED.get(kind, {}).items():
+        if values.get(name) is not None:
+            values[name] = rebuild(values[name])
+    return kind(**values)
+
+
+_NESTED: dict[type, dict[str, Any]] = {
+    Example: {"messages": lambda rows: tuple(Message(**row) for row in rows)},
+    Sampling: {"stop": tuple},
+    Turn: {"completion": lambda row: Completion(**row)},
+    Generation: {"turns": lambda rows: tuple(from_row(Turn, row) for row in rows)},
+    Grade: {"outcome": Outcome},
+    Score: {"sampling": lambda row: from_row(Sampling, row), "interval": tuple},
+    Result: {"scores": lambda rows: tuple(from_row(Score, row) for row in rows)},
+}
