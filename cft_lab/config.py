@@ -1,0 +1,300 @@
+"""The configuration of one cell: one dataclass per config group, every default stated once, every field checked.
+
+Nothing heavy is imported here. `check` runs before a model, data set or network is touched and raises `ConfigError`, whose
+text names the field, its value, what is allowed and the remedy. `NOT_IN_KEYS` is the explicit list of fields that
+cannot change a result; every other field is part of the key of each stage that reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run. `problems` has one line for each thing that is wrong."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A field with its one-line doc and what it allows; bounds are inclusive and None is always allowed where it is a default."""
+    metadata = {"doc": doc, "low": low, "high": high, "choices": choices}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class OptimizationConfig:
+    """How a model is trained; used by pretraining in the lab and by fine-tuning everywhere."""
+
+    lr: float = _setting(1e-3, "peak learning rate", low=1e-9, high=1.0)
+    warmup_ratio: float = _setting(0.1, "share of the steps that warm up linearly", low=0.0, high=1.0)
+    final_lr_ratio: float = _setting(0.0, "learning rate at the end of the cosine, as a share of the peak", low=0.0, high=1.0)
+    epochs: int = _setting(1, "passes over the examples", low=1)
+    global_batch_size: int = _setting(64, "sequences per optimizer step", low=1)
+    device_batch_size: int = _setting(64, "sequences per forward pass; changes memory and speed only", low=1)
+    max_length: int = _setting(512, "tokens; longer examples are dropped and counted", low=8)
+    weight_decay: float = _setting(0.0, "AdamW weight decay", low=0.0, high=1.0)
+    beta1: float = _setting(0.9, "AdamW beta1", low=0.0, high=0.9999)
+    beta2: float = _setting(0.95, "AdamW beta2", low=0.0, high=0.99999)
+    grad_clip: float = _setting(1.0, "largest gradient norm", low=1e-6)
+    precision: str = _setting("fp32", "arithmetic of the forward and backward pass", choices=("fp32", "bf16", "auto"))
+    cpu_threads: int = _setting(2, "torch threads on CPU; fixed, because it changes the rounding", low=1, high=256)
+    save_every_steps: int = _setting(16, "optimizer steps between candidates", low=1)
+    resume_every_steps: int = _setting(50, "optimizer steps between resume states", low=1)
+
+
+@dataclass
+class WebConfig:
+    """What a lab model's pretraining text is made of (weights need not sum to 1; rates lie in 0..1)."""
+
+    kinds: dict[str, float] = _setting({}, "weight of each kind of document", low=0.0)
+    families: dict[str, float] = _setting({}, "weight of each problem family", low=0.0)
+    steps: dict[int, float] = _setting({}, "weight of each number of steps", low=0.0)
+    noise: dict[str, float] = _setting({}, "share of wrong solutions by family", low=0.0, high=1.0)
+    typical: dict[str, float] = _setting({}, "share of mistakes that are the family's own misconception", low=0.0, high=1.0)
+
+
+@dataclass
+class PretrainConfig:
+    """How a lab base model is made."""
+
+    seed: int = _setting(0, "seed of the web text, the weights and their order", low=0)
+    tokens: int = _setting(2_500_000, "tokens of web text, whole documents", low=1)
+    web: WebConfig = field(default_factory=WebConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+
+
+@dataclass
+class LabModelConfig:
+    """Shape and recipe of a lab base model."""
+
+    architecture: str = _setting("qwen2", "model family", choices=("qwen2", "llama"))
+    hidden_size: int = _setting(128, "width", low=8)
+    intermediate_size: int = _setting(384, "width of the MLP", low=8)
+    layers: int = _setting(4, "transformer blocks", low=1)
+    heads: int = _setting(4, "attention heads", low=1)
+    kv_heads: int = _setting(4, "key/value heads; divides heads", low=1)
+    vocab_size: int = _setting(512, "BPE vocabulary before the number tokens are added", low=300)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+
+
+@dataclass
+class ModelConfig:
+    """Group `model`: the base model."""
+
+    name: str = _setting("", "name in tables")
+    scale: str = _setting("lab", "lab models are made here, paper models come from the hub", choices=("lab", "paper"))
+    hub_id: Optional[str] = _setting(None, "hub repository of a paper-scale model")
+    revision: Optional[str] = _setting(None, "hub revision (commit or tag); None is the cached default")
+    prompt_format: str = _setting("lab", "how prompts are written", choices=("lab", "qwen", "deepseek"))
+    end_of_turn: str = _setting("<|im_end|>", "token that ends an answer; supervised, and a stop token")
+    lab: Optional[LabModelConfig] = None
+
+
+@dataclass
+class LabDataConfig:
+    """What a lab data source holds."""
+
+    families: dict[str, float] = _setting({}, "weight of each problem family", low=0.0)
+    steps: dict[int, float] = _setting({}, "weight of each number of steps", low=0.0)
+    noise: dict[str, float] = _setting({}, "share of wrong responses by family", low=0.0, high=1.0)
+    typical: dict[str, float] = _setting({}, "share of mistakes that are the family's own misconception", low=0.0, high=1.0)
+
+
+@dataclass
+class DataConfig:
+    """Group `data`: where questions, and the data set's own responses, come from."""
+
+    name: str = _setting("", "name in tables")
+    source: str = _setting("lab", "the lab world or a hub data set", choices=("lab", "hub"))
+    hub_id: Optional[str] = _setting(None, "hub data set")
+    subset: Optional[str] = _setting(None, "configuration of the hub data set")
+    split: str = _setting("train", "split of the hub data set")
+    revision: Optional[str] = _setting(None, "hub revision")
+    columns: dict[str, str] = _setting({}, "our field -> column of the hub data set")
+    pool: int = _setting(8000, "problems drawn; every arm takes its examples from this pool in one order", low=1)
+    examples: int = _setting(3000, "training examples of an arm, taken from the pool", low=1)
+    seed: int = _setting(0, "seed of the draw", low=0)
+    lab: Optional[LabDataConfig] = None
+
+
+@dataclass
+class ResponsesConfig:
+    """Group `responses`: whose solutions are imitated or critiqued."""
+
+    name: str = _setting("reference", "name in tables")
+    kind: str = _setting("reference", "the data set's own, or generated by the base model", choices=("reference", "self"))
+    temperature: float = _setting(0.0, "sampling temperature of generated responses", low=0.0, high=2.0)
+    top_p: float = _setting(1.0, "nucleus of generated responses", low=0.01, high=1.0)
+    max_new_tokens: int = _setting(160, "length limit of generated responses", low=1)
+    seed: int = _setting(0, "seed of generated responses", low=0)
+
+
+@dataclass
+class TeacherConfig:
+    """Group `teacher`: who critiques responses and writes answers."""
+
+    name: str = _setting("none", "name in tables")
+    kind: str = _setting("none", "which engine teaches", choices=("none", "oracle", "openai"))
+    model: Optional[str] = _setting(None, "model name at an API")
+    error_rate: float = _setting(0.0, "how often a lab oracle errs", low=0.0, high=1.0)
+    temperature: float = _setting(0.0, "sampling temperature", low=0.0, high=2.0)
+    top_p: float = _setting(1.0, "nucleus", low=0.01, high=1.0)
+    max_new_tokens: int = _setting(3200, "length limit of a critique or answer", low=1)
+    seed: int = _setting(0, "seed of the teacher", low=0)
+
+
+@dataclass
+class MethodConfig:
+    """Group `method`: how examples are made (a function of data/methods.py)."""
+
+    name: str = _setting("cft", "arm", choices=("base", "sft", "sft-verified", "sft-teacher", "cft"))
+
+
+@dataclass
+class SelectionConfig:
+    """Which candidate becomes the model that is evaluated."""
+
+    mode: str = _setting("best", "best on the validation set (ties to the earlier step), or the last", choices=("best", "last"))
+    benchmark: str = _setting("lab-validation", "validation set")
+    max_new_tokens: int = _setting(160, "length limit while scoring candidates", low=1)
+
+
+@dataclass
+class TrainConfig(OptimizationConfig):
+    """Group `train`: fine-tuning and the choice of a checkpoint."""
+
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+
+
+@dataclass
+class EngineConfig:
+    """Group `engine`: what generates text when models are evaluated."""
+
+    kind: str = _setting("transformers", "generation engine", choices=("transformers", "vllm"))
+    batch_size: int = _setting(256, "prompts per batch; changes memory and speed only", low=1)
+    precision: str = _setting("fp32", "arithmetic", choices=("fp32", "bf16", "auto"))
+    cpu_threads: int = _setting(2, "torch threads on CPU; fixed, because it changes the rounding", low=1, high=256)
+
+
+@dataclass
+class InferenceConfig:
+    """Group `inference`: the protocol that turns a question into a final answer."""
+
+    name: str = _setting("direct", "protocol", choices=("direct", "single-pass", "two-stage"))
+    max_new_tokens: int = _setting(160, "length limit of one generation", low=1)
+    max_rounds: int = _setting(8, "most solutions that two-stage self-critique writes", low=1, high=64)
+    top_p: float = _setting(1.0, "nucleus", low=0.01, high=1.0)
+    stop: list[str] = _setting([], "strings that end a generation")
+
+
+@dataclass
+class BenchmarksConfig:
+    """Group `benchmarks`: what the model is evaluated on."""
+
+    name: str = _setting("lab", "preset")
+    names: list[str] = _setting([], "benchmarks in table order")
+    items: Optional[int] = _setting(None, "only the first so many items of each; None is all", low=1)
+
+
+@dataclass
+class TrackingConfig:
+    """Group `tracking`: where metrics go besides metrics.jsonl. The W&B key comes from the environment only."""
+
+    kind: str = _setting("none", "tracker", choices=("none", "wandb"))
+    project: str = _setting("cft-lab", "W&B project")
+    entity: Optional[str] = _setting(None, "W&B entity")
+    mode: str = _setting("offline", "W&B mode", choices=("offline", "online"))
+
+
+@dataclass
+class Config:
+    """One cell: a base model, its training data and method, and how it is evaluated."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    responses: ResponsesConfig = field(default_factory=ResponsesConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    temperature: float = _setting(0.0, "what the evaluation samples at; 0 is greedy", low=0.0, high=2.0)
+    seed: int = _setting(0, "training order and evaluation sampling, nothing else", low=0)
+    output_root: str = _setting("outputs", "the store; relative paths start at the project's folder")
+    progress: bool = _setting(True, "progress bars and stage lines")
+
+
+#: fields that cannot change a result (names are labels; the others decide speed, place or looks)
+NOT_IN_KEYS = frozenset(
+    {
+        "model.name",
+        "model.scale",
+        "data.name",
+        "responses.name",
+        "teacher.name",
+        "benchmarks.name",
+        "engine.batch_size",
+        "output_root",
+        "progress",
+        "train.device_batch_size",
+        "train.resume_every_steps",
+        "model.lab.pretrain.optimization.device_batch_size",
+        "model.lab.pretrain.optimization.resume_every_steps",
+        "model.lab.pretrain.optimization.save_every_steps",
+        "tracking.kind",
+        "tracking.project",
+        "tracking.entity",
+        "tracking.mode",
+    }
+)
+
+
+def fields_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+    """Every leaf field of a config as (dotted name, value, dataclass field), nested dataclasses opened."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        name = f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            yield from fields_of(value, f"{name}.")
+        else:
+            yield name, value, item
+
+
+def key_part(part: Any, prefix: str) -> dict[str, Any]:
+    """What of a config part goes into stage keys: its leaf fields by dotted name, less `NOT_IN_KEYS`.
+
+    `prefix` is where the part stands in `Config`, such as `train`.
+    """
+    return {name: value for name, value, _ in fields_of(part, f"{prefix}.") if name not in NOT_IN_KEYS}
+
+
+def check_fields(config: Any) -> list[str]:
+    """One line for every field that is out of range; an empty list if all is well."""
+    problems = []
+    for name, value, item in fields_of(config):
+        allowed = item.metadata
+        values = list(value.values()) if isinstance(value, dict) else [value]
+        if allowed.get("choices") and value not in allowed["choices"]:
+            problems.append(f"{name}={value!r} is not allowed: choose one of {', '.join(allowed['choices'])}")
+        low, high = allowed.get("low"), allowed.get("high")
+        for number in values:
+            if not isinstance(number, (int, float)) or isinstance(number, bool):
+                continue
+            if (low is not None and not number >= low) or (high is not None and not number <= high):
+                bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+                problems.append(f"{name}={value!r} is out of range: {item.metadata['doc']}, {bounds}")
+                break
+    return problems

@@ -1,0 +1,308 @@
+"""The stage store: one address for every stage output, made once, never half there.
+
+A stage's key is the sha256 of its name, version, resolved config, prompt texts and upstream keys. Its output lives in
+`<root>/<stage>/<key>/` with a manifest and a DONE file. It is made in `<key>.partial/`, which outlives a kill so that
+journals and resume states are picked up, then renamed, and marked DONE last. A kernel file lock, which dies with its
+holder, lets two processes that want the same stage make it once. This one mechanism is resume, cache, sharing and provenance.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cft_lab.records import from_row, to_row
+
+PACKAGE_ROOT = Path(__file__).resolve().parent
+RecordT = TypeVar("RecordT")
+
+DONE = "DONE"
+MANIFEST = "manifest.json"
+KEY_LENGTH = 16  # hex digits: 64 bits; a store would need 10^8 stages for a collision chance of 10^-4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage's `make` gets: the folder to write into and the finished folders of its upstream stages, by role."""
+
+    folder: Path
+    inputs: Mapping[str, Path]
+    key: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a cell. `make(work)` writes the output files and returns counts for the manifest.
+
+    `config` is the resolved part of the config that the stage depends on, `prompts` the template texts it uses, `modules`
+    the files of the package (or folders) whose later change is worth a warning when the output is reused.
+    """
+
+    name: str
+    label: str
+    config: Mapping[str, Any]
+    make: Callable[[Work], Mapping[str, Any]]
+    upstream: Mapping[str, Stage] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+    modules: tuple[str, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """The address: changes with anything that can change the output, and with nothing else."""
+        identity = {
+            "stage": self.name,
+            "version": self.version,
+            "config": self.config,
+            "prompts": self.prompts,
+            "upstream": {role: stage.key for role, stage in self.upstream.items()},
+        }
+        text = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+    def walk(self) -> Iterator[Stage]:
+        """Every stage that this one stands on, each once and upstream first, then itself."""
+        seen: set[str] = set()
+
+        def visit(stage: Stage) -> Iterator[Stage]:
+            if stage.key in seen:
+                return
+            seen.add(stage.key)
+            for above in stage.upstream.values():
+                yield from visit(above)
+            yield stage
+
+        yield from visit(self)
+
+
+class Store:
+    """The folder of everything that was made. `say` receives one line for each stage made, reused or waited for."""
+
+    def __init__(self, root: Path, say: Callable[[str], None] = print) -> None:
+        self.root = root
+        self._say = say
+
+    def folder(self, stage: Stage) -> Path:
+        """Where the stage's output is, or will be."""
+        return self.root / stage.name / stage.key
+
+    def is_done(self, stage: Stage) -> bool:
+        """Whether the output is whole."""
+        return (self.folder(stage) / DONE).exists()
+
+    def manifest(self, stage: Stage) -> dict[str, Any]:
+        """The manifest of a finished stage."""
+        manifest: dict[str, Any] = read_json(self.folder(stage) / MANIFEST)
+        return manifest
+
+    def ensure(self, stage: Stage) -> Path:
+        """The folder of the stage's output, made now if it is not there yet, upstream first.
+
+        What a finished stage stood on is not needed again. If another process is making the stage, waits for it.
+        """
+        folder = self.folder(stage)
+        if self.is_done(stage):
+            self._warn_if_stale(stage)
+            return folder
+        inputs = {role: self.ensure(above) for role, above in stage.upstream.items()}
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock(stage):
+            if self.is_done(stage):  # somebody else made it while we waited
+                return folder
+            self._make(stage, inputs)
+        return folder
+
+    def finished(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Every finished stage in the store as (folder, manifest), oldest first."""
+        found = [(done.parent, read_json(done.parent / MANIFEST)) for done in self.root.glob(f"*/*/{DONE}")]
+        yield from sorted(found, key=lambda item: (item[1]["created"], item[1]["stage"]))
+
+    def _make(self, stage: Stage, inputs: Mapping[str, Path]) -> None:
+        folder = self.folder(stage)
+        partial = folder.with_name(f"{folder.name}.partial")
+        if folder.exists() and not partial.exists():  # killed between the rename and the DONE mark
+            folder.rename(partial)
+        resumed = partial.exists()
+        partial.mkdir(exist_ok=True)
+        write_json(partial / "owner.json", {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
+        self._say(f"{'resume' if resumed else 'make':>7} {stage.name:<12} {stage.key}  {stage.label}")
+        started = time.monotonic()
+        counts = stage.make(Work(partial, inputs, stage.key))
+        seconds = round(time.monotonic() - started, 3)
+        (partial / "owner.json").unlink(missing_ok=True)
+        write_json(partial / MANIFEST, _manifest(stage, counts, seconds, resumed))
+        os.replace(partial, folder)
+        (folder / DONE).touch()
+        _sync_folder(folder)
+        summary = " ".join(f"{name}={value}" for name, value in counts.items() if isinstance(value, (int, float, str)))
+        self._say(f"{'done':>7} {stage.name:<12} {stage.key}  {seconds:.1f} s  {summary}")
+
+    def _lock(self, stage: Stage) -> Any:
+        from filelock import FileLock, SoftFileLease, Timeout
+
+        path = self.folder(stage).with_suffix(".lock")
+        try:
+            lock: Any = FileLock(path)
+            lock.acquire(timeout=0)
+            lock.release()
+        except Timeout:
+            partial = path.with_suffix(".partial")
+            owner = _read_owner(partial)
+            who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
+            self._say(f"{'wait':>7} {stage.name:<12} {stage.key}  {who} is making it")
+        except (NotImplementedError, OSError):  # a file system without kernel locks: a lease that expires with its holder
+            lock = SoftFileLease(path.with_suffix(".lease"), lease_duration=120.0)
+        return lock
+
+    def _warn_if_stale(self, stage: Stage) -> None:
+        made_from = self.manifest(stage)["source_hash"]
+        if made_from != source_hash(stage.modules):
+            self._say(
+                f"warning: {stage.name} {stage.key} ({stage.label}) is reused, but its source code ({', '.join(stage.modules)}) changed "
+                f"since; if the change matters, raise the stage's version or delete {self.folder(stage)}"
+            )
+
+
+class Journal:
+    """An append-only file of JSON rows that outlives kill -9: each row reaches the operating system as it is added.
+
+    A row torn by a kill is cut off on opening, so that the next one starts on a fresh line. Use as a context manager;
+    leaving it syncs the file to disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes() if path.exists() else b""
+        whole = data.rfind(b"\n") + 1
+        #: the rows that were there on opening
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in data[:whole].splitlines()]
+        self._file = path.open("r+b" if data else "wb")
+        self._file.truncate(whole)
+        self._file.seek(whole)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds a row."""
+        self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        self._file.flush()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that readers see the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads what `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_records(path: Path, records: Iterable[Any]) -> int:
+    """Writes records as JSON lines and returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(to_row(record), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_records(path: Path, kind: type[RecordT]) -> list[RecordT]:
+    """Reads what `write_records` wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [from_row(kind, json.loads(line)) for line in file]
+
+
+@functools.lru_cache(maxsize=64)
+def source_hash(modules: tuple[str, ...]) -> str:
+    """A hash of the source text of the named files and folders of the package."""
+    digest = hashlib.sha256()
+    for module in modules:
+        path = PACKAGE_ROOT / module
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:KEY_LENGTH]
+
+
+def _manifest(stage: Stage, counts: Mapping[str, Any], seconds: float, resumed: bool) -> dict[str, Any]:
+    return {
+        "stage": stage.name,
+        "key": stage.key,
+        "label": stage.label,
+        "version": stage.version,
+        "created": _now(),
+        "seconds": seconds,
+        "resumed": resumed,
+        "counts": dict(counts),
+        "config": dict(stage.config),
+        "upstream": {role: above.key for role, above in stage.upstream.items()},
+        "prompts": dict(stage.prompts),
+        "source_hash": source_hash(stage.modules),
+        **_provenance(),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _provenance() -> dict[str, Any]:
+    import platform
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(PACKAGE_ROOT), *arguments], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    names = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy", "hydra-core", "safetensors", "cft_lab")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "packages": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _read_owner(partial: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(partial / "owner.json")
+    except (OSError, ValueError):  # not written yet, or just finished
+        return None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,179 @@
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cft_lab.store import DONE, Journal, Stage, Store, Work, source_hash
+
+
+def stage(name: str = "s", config: Mapping[str, Any] | None = None, make: Any = None, **more: Any) -> Stage:
+    def default(work: Work) -> Mapping[str, Any]:
+        (work.folder / "out.txt").write_text("made")
+        return {"rows": 1}
+
+    return Stage(name, "label", config or {"a": 1}, make or default, **more)
+
+
+def quiet(root: Path) -> tuple[Store, list[str]]:
+    lines: list[str] = []
+    return Store(root, lines.append), lines
+
+
+def test_a_stage_is_made_once_and_recorded(tmp_path: Path) -> None:
+    store, lines = quiet(tmp_path)
+    upstream = stage("up")
+    made = stage("down", upstream={"role": upstream}, prompts={"p": "text"})
+    folder = store.ensure(made)
+    assert (folder / "out.txt").read_text() == "made"
+    manifest = store.manifest(made)
+    assert manifest["upstream"] == {"role": upstream.key}
+    assert manifest["config"] == {"a": 1}
+    assert manifest["counts"] == {"rows": 1}
+    assert {"commit", "packages", "python", "seconds", "created", "source_hash", "prompts"} <= manifest.keys()
+    count = len(lines)
+    assert store.ensure(made) == folder
+    assert len(lines) == count
+
+
+def test_a_finished_stage_needs_nothing_upstream(tmp_path: Path) -> None:
+    store, _ = quiet(tmp_path)
+    upstream = stage("up")
+    made = stage("down", upstream={"role": upstream})
+    store.ensure(made)
+    for file in store.folder(upstream).iterdir():
+        file.unlink()
+    store.folder(upstream).rmdir()
+    store.ensure(made)
+    assert not store.folder(upstream).exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"name": "t"},
+        {"config": {"a": 2}},
+        {"config": {"a": 1, "b": None}},
+        {"prompts": {"p": "x"}},
+        {"version": 2},
+        {"upstream": {"r": Stage("u", "", {}, lambda work: {})}},
+    ],
+)
+def test_everything_that_matters_changes_the_key(changed: dict[str, Any]) -> None:
+    assert replace(stage(), **changed).key != stage().key
+
+
+@pytest.mark.parametrize("changed", [{"label": "other"}, {"modules": ("store.py",)}, {"config": {"a": 1}}])
+def test_labels_do_not_change_the_key(changed: dict[str, Any]) -> None:
+    assert replace(stage(), **changed).key == stage().key
+
+
+def test_the_order_of_a_config_does_not_change_the_key() -> None:
+    assert stage(config={"a": 1, "b": 2}).key == stage(config={"b": 2, "a": 1}).key
+
+
+def test_a_failed_stage_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    def fail(work: Work) -> Mapping[str, Any]:
+        (work.folder / "half").write_text("half")
+        raise RuntimeError("disk full")
+
+    store, lines = quiet(tmp_path)
+    with pytest.raises(RuntimeError, match="disk full"):
+        store.ensure(stage(make=fail))
+    assert not store.is_done(stage())
+    folder = store.ensure(stage())
+    assert (folder / "half").exists(), "what a killed run left is there to resume from"
+    assert any(line.strip().startswith("resume") for line in lines)
+
+
+def test_a_stage_killed_before_its_done_mark_is_made_again(tmp_path: Path) -> None:
+    store, _ = quiet(tmp_path)
+    folder = store.ensure(stage())
+    (folder / DONE).unlink()
+    (folder / "out.txt").write_text("torn")
+    assert not store.is_done(stage())
+    assert (store.ensure(stage()) / "out.txt").read_text() == "made"
+
+
+def test_changed_source_code_warns_on_reuse(tmp_path: Path) -> None:
+    store, lines = quiet(tmp_path)
+    made = stage(modules=("verdicts.py",))
+    store.ensure(made)
+    store.ensure(made)
+    assert not any("warning" in line for line in lines)
+    path = store.folder(made) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"source_hash": "0" * 16}))
+    store.ensure(made)
+    assert any("warning" in line and "verdicts.py" in line for line in lines)
+    assert source_hash(("lab",)) != source_hash(("lab/world.py",))
+
+
+def _slow(root: str, log: str) -> None:
+    def make(work: Work) -> Mapping[str, Any]:
+        with open(log, "a") as file:
+            file.write("made\n")
+        time.sleep(1.0)
+        return {}
+
+    Store(Path(root), lambda line: None).ensure(stage(make=make))
+
+
+def test_two_processes_make_a_stage_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    workers = [context.Process(target=_slow, args=(str(tmp_path / "store"), str(log))) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert log.read_text() == "made\n"
+
+
+def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    worker = context.Process(target=_slow, args=(str(tmp_path / "store"), str(log)))
+    worker.start()
+    while not log.exists():
+        time.sleep(0.02)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    started = time.monotonic()
+    _slow(str(tmp_path / "store"), str(log))
+    assert time.monotonic() - started < 5
+    assert log.read_text() == "made\nmade\n"
+
+
+def test_a_waiting_process_says_who_it_waits_for(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    worker = context.Process(target=_slow, args=(str(tmp_path / "store"), str(log)))
+    worker.start()
+    while not log.exists():
+        time.sleep(0.02)
+    store, lines = quiet(tmp_path / "store")
+    store.ensure(stage())
+    worker.join()
+    assert any("wait" in line and f"process {worker.pid}" in line for line in lines)
+
+
+def test_the_journal_keeps_whole_rows_only(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    with Journal(path) as journal:
+        journal.append({"a": "é"})
+        journal.append({"b": 2})
+    with path.open("ab") as file:
+        file.write(b'{"torn": ')
+    with Journal(path) as journal:
+        assert journal.rows == [{"a": "é"}, {"b": 2}]
+        journal.append({"c": 3})
+    with Journal(path) as journal:
+        assert journal.rows == [{"a": "é"}, {"b": 2}, {"c": 3}]
