@@ -1,0 +1,134 @@
+"""What training and generation share of a model's surroundings: device, threads, precision, rendered prompts, saved folders."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cft_lab.prompts import render_plain
+from cft_lab.records import Message
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+GPU_DEVICE_FILES = ("/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl", "/dev/kfd")
+
+
+def make_accelerator() -> Accelerator:
+    """The process's one Accelerator. Precision is applied by `autocast`, so one setting serves every stage."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision="no")
+    if accelerator.num_processes > 1:
+        raise RuntimeError(
+            f"{accelerator.num_processes} processes were launched, but training runs in one process so far: start run.py without a launcher"
+        )
+    return accelerator
+
+
+def set_threads(count: int) -> None:
+    """Fixes torch's CPU threads: the number of threads changes the rounding of float sums, so it is part of stage keys."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def resolve_precision(precision: str, device_type: str) -> str:
+    """`auto` becomes bf16 on a GPU that has it and fp32 elsewhere; CPUs differ too much to let them change a result."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    return "bf16" if device_type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def autocast(precision: str, device_type: str) -> contextlib.AbstractContextManager[object]:
+    """A context in which matrix products run in `precision` (fp32 or bf16); weights stay in float32."""
+    import torch
+
+    if precision == "bf16":
+        return torch.autocast(device_type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def machine() -> dict[str, object]:
+    """What a manifest says about the arithmetic: device, threads, torch's CPU capability."""
+    import torch
+
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def free(model: torch.nn.Module) -> None:
+    """Drops a model's memory on the GPU, so that the next stage has the whole device."""
+    import gc
+
+    import torch
+
+    model.to("cpu")
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, style: str, messages: Sequence[Message]) -> str:
+    """The prompt as text, ending where the answer begins. `style` is a `PromptFormat.style`."""
+    if style == "plain":
+        return render_plain(tuple(messages))
+    rows = [{"role": message.role, "content": message.content} for message in messages]
+    return str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a rendered text, with no special token added."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_of_turn: str, folder: Path) -> None:
+    """Writes a folder in the hub's format whose generation_config stops at the end of a turn as well as at the EOS.
+
+    Base models end documents with another token than turns; an engine that trusted a saved EOS alone would run on.
+    """
+    from transformers import GenerationConfig
+
+    stop = sorted({tokenizer.convert_tokens_to_ids(end_of_turn), tokenizer.eos_token_id})
+    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def has_gpu() -> bool:
+    """Whether a GPU is here and not hidden, judged by device files."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return sys.platform == "darwin" or any(Path(file).exists() for file in GPU_DEVICE_FILES)
+
+
+def hub_cache() -> Path:
+    """The hub's cache folder by the hub's own rules: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub."""
+    if cache := os.environ.get("HF_HUB_CACHE"):
+        return Path(cache).expanduser()
+    cache_home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("HF_HOME", f"{cache_home}/huggingface")).expanduser() / "hub"
+
+
+def cached_snapshot(hub_id: str, revision: str | None) -> Path | None:
+    """The folder of a model that is a local folder or whole in the hub's cache (config and weights); None if it is not."""
+    if Path(hub_id).is_dir():
+        return Path(hub_id)
+    repository = hub_cache() / f"models--{hub_id.replace('/', '--')}"
+    reference = repository / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else (revision or "")
+    snapshot = repository / "snapshots" / commit
+    if commit and (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors")):
+        return snapshot
+    return None
