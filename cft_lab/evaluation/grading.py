@@ -1,0 +1,70 @@
+"""Answer extraction and equality: the last \\boxed{...} of a text against the gold answer.
+
+Two answers are equal if their normalised strings are, or if both are plain numbers (integer, decimal, fraction) of the same
+exact value. Nothing in a text is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from cft_lab.records import Grade, Outcome
+
+_NUMBER = re.compile(r"[-+]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})")
+_FRACTION = re.compile(r"(?P<sign>[-+]?)\\?frac\{(?P<a>[-+]?\d{1,400})\}\{(?P<b>[-+]?\d{1,400})\}")
+_RATIO = re.compile(r"(?P<a>[-+]?\d{1,400})/(?P<b>[-+]?\d{1,400})")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|\Z))")
+
+
+def grade(problem_id: str, gold: str, text: str, finish: str = "stop") -> Grade:
+    """Grades a final text. `finish` is the completion's: `length` turns a missing answer into truncated, `error` into error."""
+    if finish == "error":
+        return Grade(problem_id, Outcome.ERROR)
+    extracted = extract_boxed(text)
+    if extracted is None:
+        return Grade(problem_id, Outcome.TRUNCATED if finish == "length" else Outcome.UNPARSED)
+    return Grade(problem_id, Outcome.CORRECT if equal(gold, extracted) else Outcome.WRONG, extracted)
+
+
+def extract_boxed(text: str) -> str | None:
+    """The content of the last \\boxed{...} (or \\fbox) with balanced braces; None if there is none or it is empty."""
+    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    if start < 0:
+        return None
+    begin = text.index("{", start) + 1
+    depth = 1
+    for place in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[begin:place].strip() or None
+    return None
+
+
+def equal(gold: str, answer: str) -> bool:
+    """Exact equality of the normalised strings, or of the numbers that they write."""
+    gold, answer = normalise(gold), normalise(answer)
+    if gold == answer:
+        return True
+    values = number_value(gold), number_value(answer)
+    return values[0] is not None and values[0] == values[1]
+
+
+def normalise(answer: str) -> str:
+    """Drops what does not change an answer's meaning: spaces, dollar signs, thousands separators, a final full stop."""
+    answer = re.sub(r"\\(?:left|right|,|!|;|:| )", "", answer.strip())
+    answer = re.sub(r"\\[dt]frac", r"\\frac", answer)
+    answer = re.sub(r"\s+", "", answer.replace("\\$", "").replace("$", ""))
+    answer = _THOUSANDS.sub("", answer)
+    return answer.removesuffix(".")
+
+
+def number_value(text: str) -> Fraction | None:
+    """The exact value of a plain number, of a/b or of \\frac{a}{b}; None for anything else."""
+    if _NUMBER.fullmatch(text):
+        return Fraction(text.removesuffix("."))
+    match = _RATIO.fullmatch(text) or _FRACTION.fullmatch(text)
+    if match is None or int(match["b"]) == 0:
+        return None
+    value = Fraction(int(match["a"]), int(match["b"]))
+    return -value if match.groupdict().get("sign") == "-" else value
