@@ -1,0 +1,135 @@
+"""Refuses a cell that cannot run, before anything heavy is imported or made: one line for each thing that is wrong.
+
+Looks at the config, at device files and at the hub's local cache; it imports no torch and touches no network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cft_lab.config import Config, ConfigError, check_fields
+from cft_lab.data.methods import METHODS
+from cft_lab.evaluation.benchmarks import BENCHMARKS, PAPER_BENCHMARKS
+from cft_lab.lab.language import FAMILIES, HELD_OUT
+from cft_lab.lab.webtext import DOCUMENT_KINDS
+from cft_lab.runtime import cached_snapshot, has_gpu, hub_cache
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError, with every problem found, if the cell cannot run here."""
+    problems = [*check_fields(config), *_cross_checks(config)]
+    if problems:
+        raise ConfigError(*problems)
+    problems = [*_missing_parts(config), *_missing_things(config)]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _cross_checks(config: Config) -> Iterator[str]:
+    method = METHODS.get(config.method.name)
+    if method is not None:
+        if method.needs_teacher and config.teacher.kind == "none":
+            yield (
+                f"method={config.method.name} needs a teacher, but teacher={config.teacher.name or 'none'}: "
+                "choose one, for example teacher=oracle (lab) or teacher=gpt-4o-2024-11-20 (paper)"
+            )
+        if method.needs_teacher and config.teacher.kind == "oracle" and config.data.source != "lab":
+            yield f"teacher={config.teacher.name} reads only the lab world, but data={config.data.name}: choose an API teacher or a lab source"
+        if config.data.examples > config.data.pool:
+            yield f"data.examples={config.data.examples} is more than data.pool={config.data.pool}: raise data.pool or lower data.examples"
+        if config.data.source == "lab":
+            yield from _check_mix(config.data.lab, "data.lab")
+        if config.train.selection.mode == "best":
+            yield from _check_benchmark("train.selection.benchmark", config.train.selection.benchmark)
+    if not config.benchmarks.names:
+        yield f"benchmarks.names=[] is empty: name at least one of {', '.join(BENCHMARKS)}"
+    for name in config.benchmarks.names:
+        yield from _check_benchmark("benchmarks.names", name)
+    if len(set(config.benchmarks.names)) < len(config.benchmarks.names):
+        yield f"benchmarks.names={list(config.benchmarks.names)} names a benchmark twice: name each once"
+    yield from _check_model(config)
+
+
+def _check_model(config: Config) -> Iterator[str]:
+    lab = config.model.lab
+    if (lab is None) == (config.model.hub_id is None):
+        yield f"model={config.model.name} must have either model.lab (made here) or model.hub_id (loaded), and has {'neither' if lab is None else 'both'}"
+    if lab is None:
+        return
+    if lab.hidden_size % lab.heads or lab.heads % lab.kv_heads:
+        yield (
+            f"model.lab.heads={lab.heads} must divide model.lab.hidden_size={lab.hidden_size} and be a multiple of "
+            f"model.lab.kv_heads={lab.kv_heads}: change one of them"
+        )
+    web = lab.pretrain.web
+    yield from _check_mix(web, "model.lab.pretrain.web")
+    yield from _check_weights("model.lab.pretrain.web.kinds", web.kinds, DOCUMENT_KINDS)
+
+
+def _check_mix(mix: object, name: str) -> Iterator[str]:
+    if mix is None:
+        yield f"{name} is missing: give it families, steps and noise"
+        return
+    trained = [family for family in FAMILIES if family not in HELD_OUT]
+    yield from _check_weights(f"{name}.families", mix.families, trained)  # type: ignore[attr-defined]
+    yield from _check_weights(f"{name}.steps", mix.steps, range(1, 7))  # type: ignore[attr-defined]
+    for rates in ("noise", "typical"):
+        for family in set(getattr(mix, rates)) - set(FAMILIES):
+            yield f"{name}.{rates}.{family} is unknown: choose from {', '.join(FAMILIES)}"
+
+
+def _check_weights(name: str, weights: Mapping[str, float] | Mapping[int, float], allowed: object) -> Iterator[str]:
+    choices = list(allowed)  # type: ignore[call-overload]
+    for key in weights:
+        if key not in choices:
+            yield f"{name}.{key} is not allowed: choose from {', '.join(map(str, choices))}"
+    if not sum(weights.values()) > 0:
+        yield f"{name}={dict(weights)} has no weight above 0: give at least one of {', '.join(map(str, choices))}"
+
+
+def _check_benchmark(field: str, name: str) -> Iterator[str]:
+    if name not in BENCHMARKS and name not in PAPER_BENCHMARKS:
+        yield f"{field}={name!r} is unknown: choose from {', '.join([*BENCHMARKS, *PAPER_BENCHMARKS])}"
+
+
+def _missing_parts(config: Config) -> Iterator[str]:
+    """What the configuration can say but this version cannot do yet."""
+    trains = config.method.name != "base"
+    used = set(config.benchmarks.names)
+    if trains:
+        if config.data.source == "hub":
+            yield f"data={config.data.name}: loading hub data sets is not built yet; use a lab source (data=lab-web)"
+        if config.teacher.kind == "openai" and METHODS[config.method.name].needs_teacher:  # type: ignore[union-attr]
+            yield f"teacher={config.teacher.name}: API teachers are not built yet; use teacher=oracle with a lab source"
+        if config.train.selection.mode == "best":
+            used.add(config.train.selection.benchmark)
+    unbuilt = [name for name in PAPER_BENCHMARKS if name in used]
+    if unbuilt:
+        yield f"benchmarks {', '.join(unbuilt)}: their loaders are not built yet; use {', '.join(BENCHMARKS)}"
+    if config.engine.kind == "vllm":
+        yield "engine.kind=vllm is not built yet: use engine=transformers"
+
+
+def _missing_things(config: Config) -> Iterator[str]:
+    """What this machine lacks for the cell."""
+    model = config.model
+    if model.scale == "paper" and not has_gpu():
+        yield f"model={model.name} needs a GPU, and there is none here: run on a GPU machine, or choose a lab model (model=lab-qwen2)"
+    if model.hub_id is not None and cached_snapshot(model.hub_id, model.revision) is None:
+        at = f" at revision {model.revision}" if model.revision else ""
+        yield (
+            f"model.hub_id={model.hub_id}: its weights{at} are not in the local cache {hub_cache()}: fetch them where there is a "
+            f"network (`hf download {model.hub_id}`), set HF_HUB_CACHE, or set model.hub_id to a local folder"
+        )
+    if config.tracking.kind == "wandb" and importlib.util.find_spec("wandb") is None:
+        yield "tracking=wandb: the package wandb is not installed: `pip install wandb`, or choose tracking=none"
+    if config.tracking.kind == "wandb" and config.tracking.mode == "online" and not _wandb_key():
+        yield "tracking.mode=online needs a W&B key in the environment (WANDB_API_KEY) or a login (`wandb login`); or use tracking.mode=offline"
+
+
+def _wandb_key() -> bool:
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return bool(os.environ.get("WANDB_API_KEY")) or (netrc.exists() and "wandb" in netrc.read_text(errors="replace"))

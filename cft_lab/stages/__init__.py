@@ -1,0 +1,25 @@
+"""The stages of a cell: what each depends on, and what it does when it has to be made.
+
+Every function here but `track` returns a `Stage`. Its `config` holds exactly the fields that can change its output (see
+`config.key_part`), and its `make` calls the library; nothing is decided here that changes a result.
+"""
+
+from cft_lab.stages.data import answers, critiques, examples, problems, responses
+from cft_lab.stages.evaluation import RESULT, generations, result, scores, track
+from cft_lab.stages.models import base_model, candidates, selected
+
+__all__ = [
+    "RESULT",
+    "answers",
+    "base_model",
+    "candidates",
+    "critiques",
+    "examples",
+    "generations",
+    "problems",
+    "responses",
+    "result",
+    "scores",
+    "selected",
+    "track",
+]

@@ -1,0 +1,154 @@
+"""Stages that measure a model: generations, scores, and the record of the finished cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cft_lab.config import Config, key_part
+from cft_lab.engines.journal import JournalEngine
+from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
+from cft_lab.evaluation.protocols import PROTOCOLS
+from cft_lab.evaluation.statistics import wilson
+from cft_lab.prompts import FORMATS
+from cft_lab.records import Generation, Grade, Outcome, Result, Score, from_row, to_row
+from cft_lab.stages.common import GENERATIONS, GRADES, JOURNAL, MODEL, grade_all, open_engine, prompt_texts, sampling_of
+from cft_lab.store import MANIFEST, Journal, Stage, Store, Work, read_json, read_records, write_json, write_records
+from cft_lab.tracking import Tracker, read_metrics
+
+SCORE, RESULT = "score.json", "result.json"
+_SAMPLES = 8  # generations of each benchmark that a tracker gets to show
+
+
+def generations(config: Config, benchmark: str, model: Stage) -> Stage:
+    """Final texts of one benchmark under the cell's protocol and sampling."""
+    sampling = sampling_of(config)
+    inference = {"protocol": config.inference.name}
+    if config.inference.name == "two-stage":
+        inference["max_rounds"] = str(config.inference.max_rounds)
+    settings = key_part(config.engine, "engine") | {
+        "items": dict(BENCHMARKS[benchmark].identity),
+        "limit": config.benchmarks.items,
+        "inference": inference,
+        "sampling": to_row(sampling),
+        "end_of_turn": config.model.end_of_turn,
+    }
+
+    def make(work: Work) -> Mapping[str, Any]:
+        items = load_items(benchmark, config.benchmarks.items)
+        protocol = PROTOCOLS[config.inference.name]
+        with open_engine(config, work.inputs["model"] / MODEL) as engine, Journal(work.folder / JOURNAL) as journal:
+            rows = protocol(
+                JournalEngine(engine, journal), items, FORMATS[config.model.prompt_format], config.inference, sampling
+            )
+        write_records(work.folder / GENERATIONS, rows)
+        tokens = sum(turn.completion.num_tokens for row in rows for turn in row.turns)
+        return {"generations": len(rows), "turns": sum(len(row.turns) for row in rows), "tokens": tokens}
+
+    return Stage(
+        "generations",
+        f"{benchmark}, {config.inference.name}, T={config.temperature:g}",
+        settings,
+        make,
+        {"model": model},
+        prompts=prompt_texts(config, "solve", "critique" if config.inference.name == "two-stage" else config.inference.name),
+        modules=("engines", "evaluation/protocols.py", "runtime.py"),
+    )
+
+
+def scores(config: Config, benchmark: str, generated: Stage) -> Stage:
+    """Grades of every item and the score of the benchmark."""
+
+    def make(work: Work) -> Mapping[str, Any]:
+        items = load_items(benchmark, config.benchmarks.items)
+        rows = grade_all(read_records(work.inputs["generations"] / GENERATIONS, Generation), items)
+        write_records(work.folder / GRADES, rows)
+        counts = {outcome: sum(row.outcome is outcome for row in rows) for outcome in Outcome}
+        measured = len(rows) - counts[Outcome.ERROR]
+        correct = counts[Outcome.CORRECT]
+        score = Score(
+            benchmark=benchmark,
+            protocol=config.inference.name,
+            sampling=sampling_of(config),
+            n=len(rows),
+            correct=correct,
+            unparsed=counts[Outcome.UNPARSED],
+            truncated=counts[Outcome.TRUNCATED],
+            errors=counts[Outcome.ERROR],
+            accuracy=correct / measured if measured else None,
+            interval=wilson(correct, measured),
+        )
+        write_json(work.folder / SCORE, to_row(score))
+        return {outcome.value: count for outcome, count in counts.items()}
+
+    return Stage(
+        "scores", benchmark, {}, make, {"generations": generated}, modules=("evaluation/grading.py", "evaluation/statistics.py")
+    )
+
+
+def result(config: Config, scored: Mapping[str, Stage], trained: Stage | None, cell: Mapping[str, Any]) -> Stage:
+    """The record of a finished cell: its config, the keys of all that it stands on, its scores."""
+
+    def make(work: Work) -> Mapping[str, Any]:
+        rows = tuple(from_row(Score, read_json(work.inputs[name] / SCORE)) for name in scored)
+        counts = read_json(work.inputs["candidates"] / MANIFEST)["counts"] if trained else {}
+        keys = {role: above.key for stage in stages.walk() for role, above in stage.upstream.items() if role not in scored}
+        record = Result(
+            cell=dict(cell),
+            keys=keys | {f"scores/{name}": stage.key for name, stage in scored.items()},
+            scores=rows,
+            supervised_tokens=counts.get("supervised_tokens"),
+            examples=counts.get("examples"),
+        )
+        write_json(work.folder / RESULT, to_row(record))
+        return {"benchmarks": len(rows), "errors": sum(row.errors for row in rows)}
+
+    stages = Stage(
+        "result",
+        config.method.name,
+        {},
+        make,
+        dict(scored) | ({"candidates": trained} if trained else {}),
+        modules=("records.py",),
+    )
+    return stages
+
+
+def track(config: Config, store: Store, finished: Stage, trained: Stage | None) -> None:
+    """Sends the cell's train run and cell run to the tracker, if one is on and they were not sent before."""
+    if config.tracking.kind == "none":
+        return
+    tracker = Tracker(config.tracking, store.root)
+    if trained is not None:  # made before tracking was switched on: replayed from its metrics
+        with tracker.train_run(trained.key, store.manifest(trained)["config"]) as log:
+            for row in read_metrics(store.folder(trained)):
+                log(row)
+    record = from_row(Result, read_json(store.folder(finished) / RESULT))
+    values: dict[str, float] = {}
+    samples = {}
+    for score in record.scores:
+        values |= {f"{score.benchmark}/{name}": getattr(score, name) for name in ("n", "unparsed", "truncated", "errors")}
+        if score.accuracy is not None and score.interval is not None:
+            low, high = score.interval
+            values |= {
+                f"{score.benchmark}/accuracy": score.accuracy,
+                f"{score.benchmark}/low": low,
+                f"{score.benchmark}/high": high,
+            }
+        scored = finished.upstream[score.benchmark]
+        samples[score.benchmark] = _samples(
+            config, score.benchmark, store.folder(scored), store.folder(scored.upstream["generations"])
+        )
+    tracker.cell_run(finished.key, record.cell, values, samples, trained.key if trained else None)
+
+
+def _samples(config: Config, benchmark: str, scored: Path, generated: Path) -> list[list[Any]]:
+    """The first items of a benchmark with their texts and grades: rows of tracking.SAMPLE_COLUMNS."""
+    items = {item.id: item for item in load_items(benchmark, config.benchmarks.items)}
+    grades = {row.problem_id: row.outcome.value for row in read_records(scored / GRADES, Grade)}
+    texts = read_records(generated / GENERATIONS, Generation)[:_SAMPLES]
+    return [
+        [row.problem_id, items[row.problem_id].question, items[row.problem_id].answer, row.final_text, grades[row.problem_id]]
+        for row in texts
+    ]

@@ -1,0 +1,189 @@
+"""Stages that make models: the base model, the candidates of a fine-tuning, the selected candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cft_lab.config import Config, ModelConfig, key_part
+from cft_lab.engines.journal import JournalEngine
+from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
+from cft_lab.evaluation.protocols import direct
+from cft_lab.lab import WORLD_VERSION
+from cft_lab.prompts import FORMATS
+from cft_lab.records import Example, Outcome, Sampling
+from cft_lab.stages.common import EXAMPLES, MODEL, grade_all, link_folder, open_engine, open_metrics, prompt_texts
+from cft_lab.runtime import cached_snapshot
+from cft_lab.store import Journal, Stage, Work, read_records, write_json
+from cft_lab.tracking import Tracker
+
+if TYPE_CHECKING:
+    from cft_lab.training.loop import StepMetrics
+
+
+def base_model(config: Config) -> Stage:
+    """A lab model pretrained here, or a hub model from the local cache."""
+    model = config.model
+
+    def make(work: Work) -> Mapping[str, Any]:
+        return _pretrain(config, work) if model.lab else _link_hub_model(model, work)
+
+    return Stage(
+        "base_model",
+        model.name,
+        key_part(model, "model") | ({"world": WORLD_VERSION} if model.lab else {}),
+        make,
+        prompts=asdict(FORMATS["lab"]) if model.lab else {},
+        modules=("lab", "training", "runtime.py"),
+    )
+
+
+def _pretrain(config: Config, work: Work) -> Mapping[str, Any]:
+    from cft_lab.lab.base_models import new_model, web_mix, web_token_ids
+    from cft_lab.lab.tokenizer import train_tokenizer
+    from cft_lab.runtime import save_model
+    from cft_lab.training.encode import Encoded
+    from cft_lab.training.loop import train
+
+    lab = config.model.lab
+    assert lab is not None
+    tokenizer = train_tokenizer(lab.pretrain.seed, web_mix(lab.pretrain.web), lab.vocab_size)
+    sequences = [Encoded(tuple(ids), 0) for ids in web_token_ids(lab.pretrain, tokenizer)]  # every token is supervised
+    model = new_model(lab, tokenizer)
+    with open_metrics(work) as metrics:
+        steps = train(
+            model,
+            sequences,
+            lab.pretrain.optimization,
+            seed=lab.pretrain.seed,
+            folder=work.folder,
+            pad_id=tokenizer.pad_token_id,
+            save=lambda step: None,
+            report=lambda row: metrics.append(asdict(row)),
+            progress=config.progress,
+        )
+    save_model(model, tokenizer, config.model.end_of_turn, work.folder / MODEL)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": parameters, "steps": steps, "tokens": sum(len(s.ids) for s in sequences)}
+
+
+def _link_hub_model(model: ModelConfig, work: Work) -> Mapping[str, Any]:
+    snapshot = cached_snapshot(str(model.hub_id), model.revision)
+    if snapshot is None:
+        raise FileNotFoundError(f"model.hub_id={model.hub_id}: its weights are not in the local cache")
+    (work.folder / MODEL).unlink(missing_ok=True)
+    (work.folder / MODEL).symlink_to(snapshot, target_is_directory=True)
+    return {"snapshot": snapshot.name}
+
+
+def candidates(config: Config, made: Stage, base: Stage, tracker: Tracker) -> Stage:
+    """Fine-tuning: a candidate checkpoint every `train.save_every_steps` optimizer steps."""
+    settings = {name: value for name, value in key_part(config.train, "train").items() if not name.startswith("train.selection")}
+
+    def make(work: Work) -> Mapping[str, Any]:
+        return _fine_tune(config, work, tracker)
+
+    return Stage(
+        "candidates",
+        f"{config.method.name} on {config.data.name} from {config.model.name}, seed {config.seed}",
+        settings | {"seed": config.seed, "end_of_turn": config.model.end_of_turn},
+        make,
+        {"examples": made, "base": base},
+        modules=("training", "runtime.py"),
+    )
+
+
+def _fine_tune(config: Config, work: Work, tracker: Tracker) -> Mapping[str, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from cft_lab.runtime import free, machine, render_prompt, save_model
+    from cft_lab.training.encode import encode_examples
+    from cft_lab.training.loop import train
+
+    folder = work.inputs["base"] / MODEL
+    style = FORMATS[config.model.prompt_format].style
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = read_records(work.inputs["examples"] / EXAMPLES, Example)
+    encoded = encode_examples(rows, tokenizer, style, config.model.end_of_turn, config.train.max_length)
+    write_json(
+        work.folder / "first_example.json",
+        {"prompt": render_prompt(tokenizer, style, rows[0].messages), "supervised": rows[0].target + config.model.end_of_turn},
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    train_config = key_part(config.train, "train") | {"seed": config.seed, "method": config.method.name}
+    with open_metrics(work) as metrics, tracker.train_run(work.key, train_config) as log:
+
+        def report(step: StepMetrics) -> None:
+            metrics.append(asdict(step))
+            log(asdict(step))
+
+        steps = train(
+            model,
+            encoded.sequences,
+            config.train,
+            seed=config.seed,
+            folder=work.folder,
+            pad_id=tokenizer.pad_token_id,
+            save=lambda step: save_model(model, tokenizer, config.model.end_of_turn, _candidate(work.folder, step)),
+            report=report,
+            progress=config.progress,
+        )
+    counts = {"steps": steps, "examples": len(encoded.sequences), "too_long": encoded.too_long}
+    free(model)
+    return counts | {"supervised_tokens": encoded.num_targets * config.train.epochs, **machine()}
+
+
+def _candidate(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def selected(config: Config, trained: Stage) -> Stage:
+    """The candidate that is evaluated: the best on the validation set (ties to the earlier step), or the last."""
+    selection = config.train.selection
+    settings: dict[str, Any] = {"mode": selection.mode}
+    if selection.mode == "best":
+        settings |= key_part(selection, "train.selection") | key_part(config.engine, "engine")
+        settings |= {
+            "items": dict(BENCHMARKS[selection.benchmark].identity),
+            "end_of_turn": config.model.end_of_turn,
+            "stop": list(config.inference.stop),
+        }
+
+    def make(work: Work) -> Mapping[str, Any]:
+        folders = sorted(work.inputs["candidates"].glob("step-*"))
+        curve = _validation_curve(config, work, folders) if selection.mode == "best" else []
+        chosen = folders[max(range(len(folders)), key=lambda i: (curve[i]["correct"], -i))] if curve else folders[-1]
+        link_folder(chosen, work.folder / MODEL)
+        write_json(work.folder / "curve.json", curve)
+        best = {"validation_correct": max(row["correct"] for row in curve), "validation_n": curve[0]["n"]} if curve else {}
+        return {"step": int(chosen.name.removeprefix("step-")), "candidates": len(folders)} | best
+
+    return Stage(
+        "selected",
+        f"{selection.mode} on {selection.benchmark}" if selection.mode == "best" else "last",
+        settings,
+        make,
+        {"candidates": trained},
+        prompts=prompt_texts(config, "solve") if selection.mode == "best" else {},
+        modules=("evaluation", "engines"),
+    )
+
+
+def _validation_curve(config: Config, work: Work, folders: Sequence[Path]) -> list[dict[str, int]]:
+    selection = config.train.selection
+    items = load_items(selection.benchmark)
+    curve = []
+    for folder in folders:
+        with open_engine(config, folder) as engine, Journal(work.folder / f"{folder.name}.jsonl") as journal:
+            made = direct(
+                JournalEngine(engine, journal),
+                items,
+                FORMATS[config.model.prompt_format],
+                config.inference,
+                Sampling(selection.max_new_tokens, stop=tuple(config.inference.stop)),
+            )
+        correct = sum(row.outcome is Outcome.CORRECT for row in grade_all(made, items))
+        curve.append({"step": int(folder.name.removeprefix("step-")), "correct": correct, "n": len(items)})
+    return curve

@@ -1,0 +1,150 @@
+"""The table at the end of a run: arms in rows, benchmarks in columns, every value with its interval.
+
+Values are accuracies in percent with 95 % intervals. One seed: Wilson per benchmark. Several seeds: each item's mean over
+seeds, with the standard error over items (Miller, arXiv 2411.00640); that covers the choice of items, and the spread
+over training seeds stands beside it in a column of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cft_lab.evaluation.statistics import Estimate, item_mean, macro_average, paired_difference, seed_sd
+from cft_lab.records import Grade, Outcome, Result
+from cft_lab.store import read_records
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The distinct results of cells that differ in nothing but their seed."""
+
+    label: str
+    results: tuple[Result, ...]
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Benchmark names in table order."""
+        return [score.benchmark for score in self.results[0].scores]
+
+
+def collect_arms(cells: Sequence[tuple[str, Result]]) -> list[Arm]:
+    """Groups results by label; identical results (the base model under two seeds) count once."""
+    grouped: dict[str, dict[str, Result]] = {}
+    for label, result in cells:
+        identity = "/".join(result.keys[f"scores/{score.benchmark}"] for score in result.scores)
+        grouped.setdefault(label, {}).setdefault(identity, result)
+    return [Arm(label, tuple(results.values())) for label, results in grouped.items()]
+
+
+def item_scores(arm: Arm, benchmark: str, root: Path) -> dict[str, float]:
+    """Item id -> mean score over the arm's seeds, 1 for correct; items with an error in any seed are left out."""
+    collected: dict[str, list[float]] = {}
+    failed: set[str] = set()
+    for result in arm.results:
+        for row in read_records(root / "scores" / result.keys[f"scores/{benchmark}"] / "grades.jsonl", Grade):
+            if row.outcome is Outcome.ERROR:
+                failed.add(row.problem_id)
+            collected.setdefault(row.problem_id, []).append(float(row.outcome is Outcome.CORRECT))
+    return {name: sum(values) / len(values) for name, values in collected.items() if name not in failed}
+
+
+def arm_estimates(arm: Arm, root: Path) -> dict[str, Estimate]:
+    """Benchmark -> mean over items and seeds with its standard error over items."""
+    return {name: item_mean(list(item_scores(arm, name, root).values())) for name in arm.benchmarks}
+
+
+def average_difference(first: Arm, second: Arm, root: Path) -> Estimate | None:
+    """First minus second in AVG, paired by item; None if they were not measured on the same benchmarks."""
+    if first.benchmarks != second.benchmarks:
+        return None
+    parts = []
+    for name in first.benchmarks:
+        a, b = item_scores(first, name, root), item_scores(second, name, root)
+        shared = [item for item in a if item in b]
+        parts.append(paired_difference([a[item] for item in shared], [b[item] for item in shared]))
+    return macro_average(parts)
+
+
+def print_table(finished: Sequence[tuple[str, Result | str]], root: Path) -> None:
+    """Prints the table of finished cells on stdout, their paired differences, and what failed below."""
+    arms = collect_arms([(label, what) for label, what in finished if isinstance(what, Result)])
+    if arms:
+        estimates = {arm.label: arm_estimates(arm, root) for arm in arms}
+        _print(_accuracy_rows(arms, estimates), "Accuracy in % [95 % interval]")
+        if len(arms) > 1:
+            _print(_difference_rows(arms, root), "Difference of AVG in points, row minus column, paired by item [95 % interval]")
+    for label, what in finished:
+        if isinstance(what, str):
+            print(f"FAILED {label}: {what}")
+
+
+def _accuracy_rows(arms: Sequence[Arm], estimates: Mapping[str, Mapping[str, Estimate]]) -> list[list[str]]:
+    benchmarks = list(dict.fromkeys(name for arm in arms for name in arm.benchmarks))
+    several = any(len(arm.results) > 1 for arm in arms)
+    rows = [["cell", "runs", "supervised tokens", *benchmarks, "AVG", *(["seed sd"] if several else []), "no answer", "cut off"]]
+    for arm in arms:
+        values = [_cell(arm, name, estimates[arm.label]) for name in benchmarks]
+        average = macro_average(list(estimates[arm.label].values()))
+        scores = [score for result in arm.results for score in result.scores]
+        total = sum(score.n for score in scores)
+        tokens = arm.results[0].supervised_tokens
+        rows.append(
+            [
+                arm.label,
+                str(len(arm.results)),
+                f"{tokens:,}" if tokens is not None else "-",
+                *values,
+                _percent(average.mean, average.interval),
+                *([_seed_spread(arm)] if several else []),
+                f"{100 * sum(score.unparsed for score in scores) / total:.1f} %",
+                f"{100 * sum(score.truncated for score in scores) / total:.1f} %",
+            ]
+        )
+    return rows
+
+
+def _cell(arm: Arm, benchmark: str, estimates: Mapping[str, Estimate]) -> str:
+    if benchmark not in estimates:
+        return "not run"
+    scores = [score for result in arm.results for score in result.scores if score.benchmark == benchmark]
+    if len(scores) == 1 and scores[0].accuracy is not None and scores[0].interval is not None:
+        text = _percent(scores[0].accuracy, scores[0].interval)
+    else:
+        text = _percent(estimates[benchmark].mean, estimates[benchmark].interval)
+    errors = sum(score.errors for score in scores)
+    return f"{text} ({errors} errors)" if errors else text
+
+
+def _seed_spread(arm: Arm) -> str:
+    means = [sum(score.accuracy or 0.0 for score in result.scores) / len(result.scores) for result in arm.results]
+    spread = seed_sd(means)
+    return "-" if spread is None else f"{100 * spread:.1f}"
+
+
+def _difference_rows(arms: Sequence[Arm], root: Path) -> list[list[str]]:
+    rows = [["", *(arm.label for arm in arms[:-1])]]
+    for place, first in enumerate(arms[1:], start=1):
+        differences = [average_difference(first, second, root) for second in arms[:place]]
+        texts = ["-" if d is None else f"{100 * d.mean:+.1f} [{100 * d.interval[0]:+.1f}, {100 * d.interval[1]:+.1f}]" for d in differences]
+        rows.append([first.label, *texts, *[""] * (len(arms) - 1 - len(texts))])
+    return rows
+
+
+def _percent(value: float, interval: tuple[float, float]) -> str:
+    return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _print(rows: list[list[str]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for place, head in enumerate(rows[0]):
+        table.add_column(head, justify="left" if place == 0 else "right", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row)
+    console = Console()
+    console.width = max(console.width, 2 + sum(3 + max(len(row[i]) for row in rows) for i in range(len(rows[0]))))
+    console.print(table)

@@ -1,0 +1,152 @@
+"""The command line as a person meets it: bad input, multirun, help."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DEBUG
+
+from cft_lab.config import PROJECT_ROOT
+
+RUN = [sys.executable, str(PROJECT_ROOT / "run.py")]
+
+
+def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
+    return subprocess.run([*RUN, *arguments], capture_output=True, text=True, cwd=cwd, env=env, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["method=foo"], ["method/foo", "sft-verified"]),
+        (["train.lrr=1"], ["train.lrr is not a field", "did you mean train.lr?"]),
+        (["train.lr=abc"], ["train.lr", "abc"]),
+        (["train.lr=7"], ["train.lr=7.0 is out of range", "from 1e-09 to 1"]),
+        (["train.global_batch_size=0"], ["train.global_batch_size=0 is out of range", "at least 1"]),
+        (["train.precision=fp8"], ["train.precision='fp8' is not allowed", "fp32, bf16, auto"]),
+        (["temperature=-1"], ["temperature=-1.0 is out of range"]),
+        (["method=cft", "teacher=none"], ["method=cft needs a teacher", "teacher=oracle"]),
+        (["method=sft-teacher", "teacher=none"], ["method=sft-teacher needs a teacher"]),
+        (["data.examples=9000"], ["data.examples=9000 is more than data.pool=8000"]),
+        (["benchmarks.names=[lab-easy]"], ["benchmarks.names='lab-easy' is unknown", "lab-basic"]),
+        (["benchmarks.names=[]"], ["benchmarks.names=[] is empty"]),
+        (["benchmarks.names=[lab-long,lab-long]"], ["names a benchmark twice"]),
+        (["data.lab.families={store: 1}"], ["data.lab.families.store is not allowed"]),
+        (["data.lab.families.chain=-1"], ["data.lab.families", "out of range"]),
+        (["model.lab.heads=3"], ["model.lab.heads=3 must divide"]),
+        (["model.hub_id=/nowhere"], ["either model.lab", "both"]),
+        (["engine=vllm"], ["engine.kind=vllm is not built yet"]),
+        (["tracking=wandb", "tracking.mode=online"], ["WANDB_API_KEY"]),
+        (["nosuchfield=1"], ["nosuchfield is not a field"]),
+    ],
+)
+def test_bad_input_is_one_clear_message(arguments: list[str], said: list[str], tmp_path: Path) -> None:
+    done = run(*arguments, f"output_root={tmp_path / 'store'}", WANDB_API_KEY="", NETRC="/nowhere")
+    assert done.returncode == 2
+    assert "Nothing was started" in done.stderr
+    for part in said:
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_paper_scale_model_is_refused_at_once_where_it_cannot_run(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path))
+    assert time.monotonic() - started < 10  # two seconds on a quiet machine; benchmarks/startup.py measures it
+    assert done.returncode == 2
+    for part in ("needs a GPU", "Qwen/Qwen2.5-Math-7B", str(tmp_path), "hf download"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_traceback_comes_back_on_request() -> None:
+    done = run("train.lrr=1", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_cached_paper_scale_model_passes_the_weights_check(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--Qwen--Qwen2.5-Math-7B" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").write_bytes(b"")
+    reference = snapshot.parents[1] / "refs" / "main"
+    reference.parent.mkdir()
+    reference.write_text("abc")
+    done = run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path))
+    assert "needs a GPU" in done.stderr
+    assert "not in the local cache" not in done.stderr
+
+
+def test_the_paper_cell_is_composed_with_the_papers_values() -> None:
+    done = run("model=qwen2.5-math-7b", "--cfg", "job")
+    assert done.returncode == 0
+    for line in (
+        "hub_id: TIGER-Lab/WebInstructSub",
+        "model: gpt-4o-2024-11-20",
+        "name: math6",
+        "lr: 5.0e-06",
+        "global_batch_size: 512",
+        "max_length: 2048",
+        "epochs: 1",
+        "benchmark: math500",
+        "examples: 50000",
+        "save_every_steps: 2",
+    ):
+        assert line in done.stdout
+    for name in ("math", "minerva-math", "gsm8k", "olympiadbench", "aime24", "amc23"):
+        assert f"- {name}\n" in done.stdout
+
+
+def test_paper_groups_can_still_be_overridden() -> None:
+    done = run("model=qwen2.5-math-7b", "data=lab-web", "teacher=weak-oracle", "train.lr=1e-6", "--cfg", "job")
+    assert done.returncode == 0
+    for line in ("name: lab-web", "name: weak-oracle", "lr: 1.0e-06"):
+        assert line in done.stdout
+
+
+def test_help_shows_the_groups() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert "method: base, cft, sft, sft-teacher, sft-verified" in done.stdout
+
+
+def test_a_grid_runs_from_any_directory_and_ends_with_one_table(tmp_path: Path, debug_model: Path, shared_store: Path) -> None:
+    done = run("-m", "method=base,sft", "seed=0,1", *DEBUG, f"output_root={shared_store}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    table = done.stdout.strip().splitlines()
+    assert sum("method=base" in line for line in table) >= 1
+    assert all(name in done.stdout for name in ("lab-basic", "lab-applied", "lab-long", "lab-transfer", "AVG", "seed sd"))
+    assert "method=sft" in table[-2], "the accuracy table comes last"
+
+
+def test_a_refused_cell_does_not_stop_the_others(debug_model: Path, shared_store: Path) -> None:
+    done = run("-m", "method=cft,base", "teacher=none", *DEBUG, f"output_root={shared_store}")
+    assert done.returncode == 2
+    assert "method=cft needs a teacher" in done.stderr
+    assert "FAILED method=cft" in done.stdout
+    assert "method=base" in done.stdout
+
+
+def test_a_failing_cell_is_shown_as_failed(debug_model: Path, shared_store: Path) -> None:
+    done = run("-m", "method=sft-verified,base", *DEBUG, "data.examples=60", f"output_root={shared_store}")
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout
+    assert "data.examples=60 are wanted" in done.stdout
+    assert "lab-basic" in done.stdout
+
+
+def test_stages_lists_what_was_made(debug_model: Path, shared_store: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cft_lab", "stages", "--store"]
+    done = subprocess.run([*command, str(shared_store)], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
+    assert debug_model.parent.name in done.stdout
+    assert "base_model" in done.stdout
+    refused = subprocess.run([*command, str(tmp_path / "no")], capture_output=True, text=True, check=False, cwd=PROJECT_ROOT)
+    assert refused.returncode == 2
+    assert "is not a folder" in refused.stderr

@@ -1,0 +1,172 @@
+"""Which stages' keys each config field changes, written down; and that the others really change nothing."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cft_lab import pipeline
+from cft_lab.config import NOT_IN_KEYS, Config, fields_of
+
+ComposeCell = Callable[..., Config]
+
+#: a cell in which every field is live
+LIVE = ("method=cft", "responses=self", "inference=two-stage", "temperature=0.7")
+
+ORDER = ("base_model", "problems", "responses", "critiques", "examples", "candidates", "selected", "generations", "scores", "result")
+EVALUATED = frozenset({"generations", "scores", "result"})
+SELECTED = EVALUATED | {"selected"}
+TRAINED = SELECTED | {"candidates"}
+EXAMPLES = TRAINED | {"examples"}
+CRITIQUES = EXAMPLES | {"critiques"}
+RESPONSES = CRITIQUES | {"responses"}
+EVERYTHING_BUT_PROBLEMS = RESPONSES | {"base_model"}
+EVERYTHING_BUT_BASE = RESPONSES | {"problems"}
+NOTHING: frozenset[str] = frozenset()
+
+#: field, or group of fields ending in *, -> the stages whose keys it changes
+CHANGES: dict[str, frozenset[str]] = {
+    "model.name": NOTHING,
+    "model.scale": NOTHING,
+    "model.*": EVERYTHING_BUT_PROBLEMS,
+    "model.lab.pretrain.optimization.device_batch_size": NOTHING,
+    "model.lab.pretrain.optimization.resume_every_steps": NOTHING,
+    "model.lab.pretrain.optimization.save_every_steps": NOTHING,
+    "data.name": NOTHING,
+    "data.examples": EXAMPLES,
+    "data.*": EVERYTHING_BUT_BASE,
+    "responses.name": NOTHING,
+    "responses.*": RESPONSES,
+    "teacher.name": NOTHING,
+    "teacher.*": CRITIQUES,
+    "method.name": EXAMPLES,
+    "train.device_batch_size": NOTHING,
+    "train.resume_every_steps": NOTHING,
+    "train.selection.*": SELECTED,
+    "train.*": TRAINED,
+    "engine.batch_size": NOTHING,
+    "engine.*": RESPONSES,
+    "inference.name": EVALUATED,
+    "inference.max_new_tokens": EVALUATED,
+    "inference.max_rounds": EVALUATED,
+    "inference.top_p": EVALUATED,
+    "inference.stop": RESPONSES,
+    "benchmarks.name": NOTHING,
+    "benchmarks.names": frozenset({"result"}),
+    "benchmarks.items": EVALUATED,
+    "tracking.*": NOTHING,
+    "temperature": EVALUATED,
+    "seed": TRAINED,
+    "output_root": NOTHING,
+    "progress": NOTHING,
+}
+
+
+def expected(field: str) -> frozenset[str]:
+    """The most specific line of CHANGES for a field."""
+    fits = [name for name in CHANGES if name == field or (name.endswith("*") and field.startswith(name[:-1]))]
+    return CHANGES[max(fits, key=len)]
+
+
+def keys(config: Config) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {name: set() for name in ORDER}
+    for stage in pipeline.plan(config).result.walk():
+        found[stage.name].add(stage.key)
+    return {name: frozenset(value) for name, value in found.items()}
+
+
+def perturbed(field: str, value: Any) -> Any:
+    special = {
+        "model.prompt_format": "qwen",
+        "method.name": "sft-verified",
+        "benchmarks.names": ["lab-basic", "lab-applied", "lab-long"],
+        "inference.name": "single-pass",
+        "responses.kind": "reference",
+        "train.selection.mode": "last",
+        "train.selection.benchmark": "lab-basic",
+        "data.source": "hub",
+    }
+    if field in special:
+        return special[field]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1 if isinstance(value, int) else value + 0.01
+    if isinstance(value, dict):
+        return {**value, next(iter(value), "question"): 0.5 if value else "q"}
+    if isinstance(value, list):
+        return [*value, "stop here"]
+    return f"{value}-other"
+
+
+def fields(config: Config) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value, _ in fields_of(config)]
+
+
+def with_field(config: Config, field: str, value: Any) -> Config:
+    """A copy of the config with one field changed."""
+    head, _, rest = field.partition(".")
+    inner = getattr(config, head)
+    return dataclasses.replace(config, **{head: with_field(inner, rest, value) if rest else value})
+
+
+def test_every_field_changes_exactly_the_keys_that_it_should(cell: ComposeCell) -> None:
+    config = cell(*LIVE)
+    before = keys(config)
+    assert all(before.values()), "every stage must be live in this cell"
+    wrong = []
+    for field, value in fields(config):
+        after = keys(with_field(config, field, perturbed(field, value)))
+        changed = {name for name in ORDER if not after[name] >= before[name] and after[name] != before[name]}
+        if changed != expected(field):
+            wrong.append(f"{field}: changes {sorted(changed)}, expected {sorted(expected(field))}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_table_and_the_list_of_harmless_fields_agree(cell: ComposeCell) -> None:
+    names = [field for field, _ in fields(cell(*LIVE))]
+    assert {field for field in names if expected(field) == NOTHING} == {field for field in names if field in NOT_IN_KEYS}
+    assert set(names) >= NOT_IN_KEYS
+
+
+#: another value for each field that changes no key and could conceivably change a score
+HARMLESS = {
+    "model.name": "renamed",
+    "model.scale": "lab",
+    "model.lab.pretrain.optimization.device_batch_size": 16,
+    "model.lab.pretrain.optimization.resume_every_steps": 3,
+    "model.lab.pretrain.optimization.save_every_steps": 5,
+    "data.name": "renamed",
+    "responses.name": "renamed",
+    "teacher.name": "renamed",
+    "train.device_batch_size": 3,
+    "train.resume_every_steps": 7,
+    "engine.batch_size": 3,
+    "benchmarks.name": "renamed",
+    "tracking.kind": "wandb",
+    "tracking.project": "other",
+    "tracking.entity": "someone",
+    "tracking.mode": "offline",
+    "progress": True,
+}
+
+
+@pytest.mark.slow
+def test_fields_that_change_no_key_change_no_score(cell: ComposeCell, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One fresh run with every such field at another value: same scores, item by item, as the plain run."""
+    assert set(HARMLESS) | {"output_root"} == NOT_IN_KEYS
+    live = ("method=cft", "responses=self", "benchmarks.items=20", "inference.max_new_tokens=40")
+    plain = cell(*live, f"output_root={tmp_path_factory.mktemp('plain')}")
+    other = cell(*live, f"output_root={tmp_path_factory.mktemp('other')}")
+    for field, value in HARMLESS.items():
+        other = with_field(other, field, value)
+    assert keys(plain) == keys(other)
+    results = [pipeline.run(config, lambda line: None) for config in (plain, other)]
+    assert results[0].scores == results[1].scores
+    for benchmark in plain.benchmarks.names:
+        texts = [
+            (pipeline.output_root(config) / "scores" / result.keys[f"scores/{benchmark}"] / "grades.jsonl").read_text()
+            for config, result in zip((plain, other), results, strict=True)
+        ]
+        assert texts[0] == texts[1]
