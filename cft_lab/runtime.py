@@ -93,6 +93,13 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def quiet_transformers() -> None:
+    """Silences the library's own progress bars: a small model is loaded and saved many times a minute."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_of_turn: str, folder: Path) -> None:
     """Writes a folder in the hub's format whose generation_config stops at the end of a turn as well as at the EOS.
 
@@ -100,6 +107,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_o
     """
     from transformers import GenerationConfig
 
+    quiet_transformers()
     stop = sorted({tokenizer.convert_tokens_to_ids(end_of_turn), tokenizer.eos_token_id})
     model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(folder)

@@ -68,13 +68,13 @@ def average_difference(first: Arm, second: Arm, root: Path) -> Estimate | None:
 
 
 def print_table(finished: Sequence[tuple[str, Result | str]], root: Path) -> None:
-    """Prints the table of finished cells on stdout, their paired differences, and what failed below."""
+    """Prints the arms' paired differences and their table on stdout, and below it what failed."""
     arms = collect_arms([(label, what) for label, what in finished if isinstance(what, Result)])
     if arms:
         estimates = {arm.label: arm_estimates(arm, root) for arm in arms}
-        _print(_accuracy_rows(arms, estimates), "Accuracy in % [95 % interval]")
         if len(arms) > 1:
             _print(_difference_rows(arms, root), "Difference of AVG in points, row minus column, paired by item [95 % interval]")
+        _print(_accuracy_rows(arms, estimates), "Accuracy in % [95 % interval]")
     for label, what in finished:
         if isinstance(what, str):
             print(f"FAILED {label}: {what}")
@@ -145,6 +145,6 @@ def _print(rows: list[list[str]], title: str) -> None:
         table.add_column(head, justify="left" if place == 0 else "right", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*row)
-    console = Console()
+    console = Console(markup=False, highlight=False)
     console.width = max(console.width, 2 + sum(3 + max(len(row[i]) for row in rows) for i in range(len(rows[0]))))
     console.print(table)

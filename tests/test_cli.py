@@ -35,7 +35,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["benchmarks.names=[lab-easy]"], ["benchmarks.names='lab-easy' is unknown", "lab-basic"]),
         (["benchmarks.names=[]"], ["benchmarks.names=[] is empty"]),
         (["benchmarks.names=[lab-long,lab-long]"], ["names a benchmark twice"]),
-        (["data.lab.families={store: 1}"], ["data.lab.families.store is not allowed"]),
+        (["data.lab.families={office: 1}"], ["data.lab.families.office is not allowed"]),
         (["data.lab.families.chain=-1"], ["data.lab.families", "out of range"]),
         (["model.lab.heads=3"], ["model.lab.heads=3 must divide"]),
         (["model.hub_id=/nowhere"], ["either model.lab", "both"]),

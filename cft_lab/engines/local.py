@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cft_lab.engines.base import Prompt, draw_seed
 from cft_lab.records import Completion, Sampling
-from cft_lab.runtime import autocast, free, make_accelerator, render_prompt, resolve_precision, set_threads, token_ids
+from cft_lab.runtime import autocast, free, make_accelerator, quiet_transformers, render_prompt, resolve_precision, set_threads, token_ids
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ class TransformersEngine:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         set_threads(cpu_threads)
+        quiet_transformers()
         self._style, self._batch_size = style, batch_size
         self._device = make_accelerator().device
         self._precision = resolve_precision(precision, self._device.type)

@@ -17,23 +17,36 @@ def web_mix(web: WebConfig) -> WebMix:
     return WebMix(web.kinds, web.families, web.steps, web.noise, web.typical)
 
 
-def web_token_ids(pretrain: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """The documents that a base model is trained on, each ending in the EOS, until they hold `pretrain.tokens` tokens."""
+def web_sequences(pretrain: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], int]]:
+    """What a base model is trained on, until it holds `pretrain.tokens` tokens: (token ids, index of the first target).
+
+    Each document ends in the EOS. Of a conversation the answer alone carries loss: a question's names and numbers cannot be
+    foreseen, and at this scale that noise would drown the rest.
+    """
     total = 0
     for document in web_documents(pretrain.seed, web_mix(pretrain.web)):
-        ids = [*tokenizer(_document_text(document, tokenizer), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        prompt, rest = _split_document(document, tokenizer)
+        head = _ids(tokenizer, prompt)
+        ids = [*head, *_ids(tokenizer, rest), tokenizer.eos_token_id]
         if len(ids) <= pretrain.optimization.max_length:
-            yield ids
+            yield ids, len(head)
             total += len(ids)
         if total >= pretrain.tokens:
             return
 
 
-def _document_text(document: Document, tokenizer: PreTrainedTokenizerBase) -> str:
+def _split_document(document: Document, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The document's text before and from its first target on."""
     if document.messages[0].role == "text":
-        return document.messages[0].content
+        return "", document.messages[0].content
     rows = [{"role": message.role, "content": message.content} for message in document.messages]
-    return str(tokenizer.apply_chat_template(rows, tokenize=False))
+    prompt = str(tokenizer.apply_chat_template(rows[:-1], tokenize=False, add_generation_prompt=True))
+    whole = str(tokenizer.apply_chat_template(rows, tokenize=False))
+    return prompt, whole.removeprefix(prompt)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def new_model(config: LabModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-MAX_NUMBER = 40
+MAX_NUMBER = 45
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "Jane", "Kim", "Leo")
 THINGS = ("apples", "books", "cards", "coins", "cups", "pens", "plums", "shells", "stamps", "toys")
 
@@ -152,17 +152,17 @@ FAMILIES: dict[str, Family] = {
         question="What is the last number?",
         mistake="drop",
     ),
-    "store": Family(  # held out: its templates occur in no training text of any kind, though its words do
+    "office": Family(  # held out: its templates occur in no training text of any kind, though all of its words do
         openings=(
-            Template("The store has {n} {thing}.", "start"),
-            Template("The store packs {a} boxes with {b} {thing} each.", "*", "packs {a} boxes with {b} each"),
+            Template("The boss has {n} {thing}.", "start"),
+            Template("The boss packs {a} boxes with {b} {thing} each.", "*", "packs {a} boxes with {b} each"),
         ),
-        events=_events("The store"),
-        question="How many {thing} does the store have now?",
+        events=_events("The boss"),
+        question="How many {thing} does the boss have now?",
         mistake="wrong-op",
     ),
 }
-HELD_OUT = ("store",)
+HELD_OUT = ("office",)
 
 
 def steps_of(template: Template, slots: dict[str, str], total: int) -> tuple[Step, ...] | None:

@@ -11,7 +11,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cft_lab.lab.language import MAX_NUMBER
+from cft_lab.lab.language import MAX_NUMBER, PERCENTS
 from cft_lab.lab.webtext import WebMix, web_documents
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def train_tokenizer(seed: int, mix: WebMix, vocab_size: int) -> PreTrainedTokeni
     documents = itertools.islice(web_documents(seed, mix), _TRAINING_DOCUMENTS)
     texts = ("\n".join([*(f"{m.role}\n{m.content}" for m in document.messages)]) for document in documents)
     tokenizer.train_from_iterator(texts, trainer)
-    numbers = range(max(MAX_NUMBER, 50) + 1)
+    numbers = range(max(MAX_NUMBER, *PERCENTS) + 1)
     tokenizer.add_tokens(
         [AddedToken(f"{space}{n}", normalized=False) for n in numbers for space in (" ", "") if space or n > 9]
     )

@@ -65,7 +65,7 @@ def _arithmetic(rng: random.Random) -> tuple[Message, ...]:
     while len(equations) < 8:
         op = rng.choice("+-*/")
         left = rng.randint(0, MAX_NUMBER)
-        right = rng.randint(1, 12)
+        right = rng.randint(1, 13)
         result = compute(left, op, right)
         if result is not None:
             equations.append(f"{left} {op} {right} = {result}.")

@@ -29,7 +29,7 @@ from cft_lab.lab.language import (
 )
 
 SPLITS = {"train": range(0, 70), "validation": range(70, 80), "test": range(80, 100)}
-_EVENT_NUMBERS = range(1, 13)
+_EVENT_NUMBERS = range(1, 14)
 _PATIENCE = 2000  # rejected draws in a row after which the world counts as exhausted
 WeightedT = TypeVar("WeightedT", str, int)
 
@@ -146,5 +146,5 @@ def _opening_numbers(rng: random.Random, opening: Template) -> dict[str, str]:
         return {"a": str(a), "b": str(rng.randint(2, MAX_NUMBER // a))}
     a = rng.randint(2, 5)
     x = rng.randint(1, MAX_NUMBER // a)
-    b = rng.randint(1, 12)
-    return {"a": str(a), "b": str(b), "c": str(a * x + b if opening.rule == "linear+" else max(a * x - b, 0))}
+    b = rng.choice(_EVENT_NUMBERS)
+    return {"a": str(a), "b": str(b), "c": str(a * x + b if opening.rule == "linear+" else max(a * x - b, 0))}  # a clipped one does not come out whole and is drawn again

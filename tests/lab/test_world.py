@@ -67,8 +67,12 @@ def test_the_held_out_family_occurs_in_no_training_text() -> None:
     config = compose()
     assert config.model.lab is not None
     documents = itertools.islice(web_documents(0, web_mix(config.model.lab.pretrain.web)), 3000)
-    assert not any("store" in message.content for document in documents for message in document.messages)
-    assert set(HELD_OUT) == {"store"}
+    texts = [message.content for document in documents for message in document.messages]
+    assert HELD_OUT == ("office",)
+    asked = FAMILIES["office"].question.split("{thing}")[1]
+    assert asked == " does the boss have now?"
+    assert not any(asked in text or "The boss has" in text or "The boss packs" in text for text in texts)
+    assert any("The boss on Monday" in text for text in texts), "its words do occur"
 
 
 def test_a_longer_stream_extends_a_shorter_one() -> None:
