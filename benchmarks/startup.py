@@ -1,6 +1,6 @@
 """What start-up costs: `run.py --cfg job`, `--help` and a refused paper-scale cell, as ratios to a bare `import hydra`.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

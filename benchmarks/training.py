@@ -78,7 +78,10 @@ def main() -> None:
             peak = matmul_peak()
             parameters, speed = tokens_per_s(lab, data[:384], tokenizer, lab.pretrain.optimization)
             peak = (peak + matmul_peak()) / 2
-            print(f"{name:<12} {kind:<12} {parameters:>12,} {speed:>10,.0f} {6 * parameters * speed / peak:>8.2f}", flush=True)
+            print(
+                f"{name:<12} {kind:<12} {parameters:>12,} {speed:>10,.0f} {6 * parameters * speed / peak:>8.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -37,9 +37,15 @@ def _cross_checks(config: Config) -> Iterator[str]:
                 "choose one, for example teacher=oracle (lab) or teacher=gpt-4o-2024-11-20 (paper)"
             )
         if method.needs_teacher and config.teacher.kind == "oracle" and config.data.source != "lab":
-            yield f"teacher={config.teacher.name} reads only the lab world, but data={config.data.name}: choose an API teacher or a lab source"
+            yield (
+                f"teacher={config.teacher.name} reads only the lab world, but data={config.data.name}: "
+                "choose an API teacher or a lab source"
+            )
         if config.data.examples > config.data.pool:
-            yield f"data.examples={config.data.examples} is more than data.pool={config.data.pool}: raise data.pool or lower data.examples"
+            yield (
+                f"data.examples={config.data.examples} is more than data.pool={config.data.pool}: "
+                "raise data.pool or lower data.examples"
+            )
         if config.data.source == "lab":
             yield from _check_mix(config.data.lab, "data.lab")
         if config.train.selection.mode == "best":
@@ -56,7 +62,8 @@ def _cross_checks(config: Config) -> Iterator[str]:
 def _check_model(config: Config) -> Iterator[str]:
     lab = config.model.lab
     if (lab is None) == (config.model.hub_id is None):
-        yield f"model={config.model.name} must have either model.lab (made here) or model.hub_id (loaded), and has {'neither' if lab is None else 'both'}"
+        has = "neither" if lab is None else "both"
+        yield f"model={config.model.name} must have either model.lab (made here) or model.hub_id (loaded), and has {has}"
     if lab is None:
         return
     if lab.hidden_size % lab.heads or lab.heads % lab.kv_heads:
@@ -117,7 +124,7 @@ def _missing_things(config: Config) -> Iterator[str]:
     """What this machine lacks for the cell."""
     model = config.model
     if model.scale == "paper" and not has_gpu():
-        yield f"model={model.name} needs a GPU, and there is none here: run on a GPU machine, or choose a lab model (model=lab-qwen2)"
+        yield f"model={model.name} needs a GPU, and there is none here: run where there is one, or choose model=lab-qwen2"
     if model.hub_id is not None and cached_snapshot(model.hub_id, model.revision) is None:
         at = f" at revision {model.revision}" if model.revision else ""
         yield (
@@ -127,7 +134,7 @@ def _missing_things(config: Config) -> Iterator[str]:
     if config.tracking.kind == "wandb" and importlib.util.find_spec("wandb") is None:
         yield "tracking=wandb: the package wandb is not installed: `pip install wandb`, or choose tracking=none"
     if config.tracking.kind == "wandb" and config.tracking.mode == "online" and not _wandb_key():
-        yield "tracking.mode=online needs a W&B key in the environment (WANDB_API_KEY) or a login (`wandb login`); or use tracking.mode=offline"
+        yield "tracking.mode=online needs WANDB_API_KEY in the environment, or `wandb login`; or use tracking.mode=offline"
 
 
 def _wandb_key() -> bool:

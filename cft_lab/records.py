@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any, TypeVar
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What became of one graded answer. An error is never a wrong answer: it was not measured."""
 
     CORRECT = "correct"

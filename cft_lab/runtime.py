@@ -27,7 +27,8 @@ def make_accelerator() -> Accelerator:
     accelerator = Accelerator(mixed_precision="no")
     if accelerator.num_processes > 1:
         raise RuntimeError(
-            f"{accelerator.num_processes} processes were launched, but training runs in one process so far: start run.py without a launcher"
+            f"{accelerator.num_processes} processes were launched, but training runs in one process so far: "
+            "start run.py without a launcher"
         )
     return accelerator
 

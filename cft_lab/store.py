@@ -161,7 +161,10 @@ class Store:
             owner = _read_owner(partial)
             who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
             self._say(f"{'wait':>7} {stage.name:<12} {stage.key}  {who} is making it")
-        except (NotImplementedError, OSError):  # a file system without kernel locks: a lease that expires with its holder
+        except (
+            NotImplementedError,
+            OSError,
+        ):  # a file system without kernel locks: a lease that expires with its holder
             lock = SoftFileLease(path.with_suffix(".lease"), lease_duration=120.0)
         return lock
 
@@ -169,8 +172,8 @@ class Store:
         made_from = self.manifest(stage)["source_hash"]
         if made_from != source_hash(stage.modules):
             self._say(
-                f"warning: {stage.name} {stage.key} ({stage.label}) is reused, but its source code ({', '.join(stage.modules)}) changed "
-                f"since; if the change matters, raise the stage's version or delete {self.folder(stage)}"
+                f"warning: {stage.name} {stage.key} ({stage.label}) is reused, but its source code ({', '.join(stage.modules)}) "
+                f"changed since; if the change matters, raise the stage's version or delete {self.folder(stage)}"
             )
 
 
@@ -273,7 +276,17 @@ def _provenance() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    names = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy", "hydra-core", "safetensors", "cft_lab")
+    names = (
+        "torch",
+        "transformers",
+        "tokenizers",
+        "accelerate",
+        "datasets",
+        "numpy",
+        "hydra-core",
+        "safetensors",
+        "cft_lab",
+    )
     versions = {}
     for name in names:
         try:
@@ -291,9 +304,10 @@ def _provenance() -> dict[str, Any]:
 
 def _read_owner(partial: Path) -> dict[str, Any] | None:
     try:
-        return read_json(partial / "owner.json")
+        owner: dict[str, Any] = read_json(partial / "owner.json")
     except (OSError, ValueError):  # not written yet, or just finished
         return None
+    return owner
 
 
 def _now() -> str:

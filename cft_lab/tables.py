@@ -73,7 +73,10 @@ def print_table(finished: Sequence[tuple[str, Result | str]], root: Path) -> Non
     if arms:
         estimates = {arm.label: arm_estimates(arm, root) for arm in arms}
         if len(arms) > 1:
-            _print(_difference_rows(arms, root), "Difference of AVG in points, row minus column, paired by item [95 % interval]")
+            _print(
+                _difference_rows(arms, root),
+                "Difference of AVG in points, row minus column, paired by item [95 % interval]",
+            )
         _print(_accuracy_rows(arms, estimates), "Accuracy in % [95 % interval]")
     for label, what in finished:
         if isinstance(what, str):
@@ -83,7 +86,18 @@ def print_table(finished: Sequence[tuple[str, Result | str]], root: Path) -> Non
 def _accuracy_rows(arms: Sequence[Arm], estimates: Mapping[str, Mapping[str, Estimate]]) -> list[list[str]]:
     benchmarks = list(dict.fromkeys(name for arm in arms for name in arm.benchmarks))
     several = any(len(arm.results) > 1 for arm in arms)
-    rows = [["cell", "runs", "supervised tokens", *benchmarks, "AVG", *(["seed sd"] if several else []), "no answer", "cut off"]]
+    rows = [
+        [
+            "cell",
+            "runs",
+            "supervised tokens",
+            *benchmarks,
+            "AVG",
+            *(["seed sd"] if several else []),
+            "no answer",
+            "cut off",
+        ]
+    ]
     for arm in arms:
         values = [_cell(arm, name, estimates[arm.label]) for name in benchmarks]
         average = macro_average(list(estimates[arm.label].values()))
@@ -127,7 +141,10 @@ def _difference_rows(arms: Sequence[Arm], root: Path) -> list[list[str]]:
     rows = [["", *(arm.label for arm in arms[:-1])]]
     for place, first in enumerate(arms[1:], start=1):
         differences = [average_difference(first, second, root) for second in arms[:place]]
-        texts = ["-" if d is None else f"{100 * d.mean:+.1f} [{100 * d.interval[0]:+.1f}, {100 * d.interval[1]:+.1f}]" for d in differences]
+        texts = [
+            "-" if d is None else f"{100 * d.mean:+.1f} [{100 * d.interval[0]:+.1f}, {100 * d.interval[1]:+.1f}]"
+            for d in differences
+        ]
         rows.append([first.label, *texts, *[""] * (len(arms) - 1 - len(texts))])
     return rows
 

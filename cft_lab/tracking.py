@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +80,23 @@ class Tracker:
         config: Mapping[str, Any],
         scores: Mapping[str, float],
         samples: Mapping[str, list[list[Any]]],
+        curve: Sequence[Mapping[str, int]],
         train_key: str | None,
     ) -> None:
-        """Scores and sample generations of one cell; `samples` maps a table name to rows of SAMPLE_COLUMNS."""
+        """Scores and sample generations of one cell; `samples` maps a table name to rows of SAMPLE_COLUMNS.
+
+        `curve` has the candidates' validation scores as rows of step, correct and n.
+        """
         if not self._wanted(key):
             return
         import wandb
 
         linked = {**config, "train_run": train_key}
         with self._run(key, "cell", linked) as run:
-            run.log(dict(scores), step=0)
-            for name, rows in samples.items():
-                run.log({f"samples/{name}": wandb.Table(columns=SAMPLE_COLUMNS, data=rows)}, step=0)
+            for place, row in enumerate(curve):
+                run.log({"selection/step": row["step"], "selection/accuracy": row["correct"] / row["n"]}, step=place)
+            tables = {f"samples/{name}": wandb.Table(columns=list(SAMPLE_COLUMNS), data=rows) for name, rows in samples.items()}
+            run.log({**scores, **tables}, step=len(curve))
         self._mark(key, "cell")
 
     def _wanted(self, key: str) -> bool:
@@ -125,4 +130,4 @@ class Tracker:
         )
 
 
-SAMPLE_COLUMNS = ["problem", "question", "gold", "text", "outcome"]
+SAMPLE_COLUMNS = ("problem", "question", "gold", "text", "outcome")

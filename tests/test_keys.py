@@ -14,7 +14,18 @@ ComposeCell = Callable[..., Config]
 #: a cell in which every field is live
 LIVE = ("method=cft", "responses=self", "inference=two-stage", "temperature=0.7")
 
-ORDER = ("base_model", "problems", "responses", "critiques", "examples", "candidates", "selected", "generations", "scores", "result")
+ORDER = (
+    "base_model",
+    "problems",
+    "responses",
+    "critiques",
+    "examples",
+    "candidates",
+    "selected",
+    "generations",
+    "scores",
+    "result",
+)
 EVALUATED = frozenset({"generations", "scores", "result"})
 SELECTED = EVALUATED | {"selected"}
 TRAINED = SELECTED | {"candidates"}
@@ -94,7 +105,7 @@ def perturbed(field: str, value: Any) -> Any:
     if isinstance(value, (int, float)):
         return value + 1 if isinstance(value, int) else value + 0.01
     if isinstance(value, dict):
-        return {**value, next(iter(value), "question"): 0.5 if value else "q"}
+        return {**value, next(iter(value), "question"): 0.123 if value else "q"}
     if isinstance(value, list):
         return [*value, "stop here"]
     return f"{value}-other"
@@ -133,7 +144,7 @@ def test_the_table_and_the_list_of_harmless_fields_agree(cell: ComposeCell) -> N
 #: another value for each field that changes no key and could conceivably change a score
 HARMLESS = {
     "model.name": "renamed",
-    "model.scale": "lab",
+    "model.scale": "paper",
     "model.lab.pretrain.optimization.device_batch_size": 16,
     "model.lab.pretrain.optimization.resume_every_steps": 3,
     "model.lab.pretrain.optimization.save_every_steps": 5,

@@ -52,7 +52,7 @@ def test_every_method_runs_end_to_end(cell: ComposeCell, method: str) -> None:
 def test_self_responses_and_self_critique_run_end_to_end(cell: ComposeCell, overrides: tuple[str, ...], shared_store: Path) -> None:
     result, _ = run(cell("method=sft", *overrides))
     if "inference=two-stage" in overrides:
-        key = result.keys["generations"]
+        key = result.keys["generations/lab-basic"]
         rows = read_records(shared_store / "generations" / key / "generations.jsonl", Generation)
         assert all(row.turns[0].purpose == "solve" and row.turns[1].purpose == "critique" for row in rows)
         assert all(len(row.turns) <= 16 for row in rows)
@@ -108,7 +108,7 @@ def test_the_manifests_tell_where_a_result_comes_from(cell: ComposeCell, shared_
 
 def test_selection_takes_the_best_and_the_earlier_of_equals(cell: ComposeCell, shared_store: Path) -> None:
     result, _ = run(cell("method=cft"))
-    folder = shared_store / "selected" / result.keys["model"]
+    folder = shared_store / "selected" / result.keys["selected"]
     curve = read_json(folder / "curve.json")
     assert [row["step"] for row in curve] == [2]
     assert read_json(folder / "manifest.json")["counts"]["step"] == min(
@@ -118,7 +118,7 @@ def test_selection_takes_the_best_and_the_earlier_of_equals(cell: ComposeCell, s
 
 def test_the_last_candidate_can_be_taken_without_validation(cell: ComposeCell, shared_store: Path) -> None:
     result, _ = run(cell("method=cft", "train.selection.mode=last", "train.save_every_steps=1"))
-    counts = read_json(shared_store / "selected" / result.keys["model"] / "manifest.json")["counts"]
+    counts = read_json(shared_store / "selected" / result.keys["selected"] / "manifest.json")["counts"]
     assert (counts["step"], counts["candidates"]) == (2, 2)
 
 
@@ -131,15 +131,15 @@ def test_seeds_draw_apart_when_sampling(cell: ComposeCell, shared_store: Path) -
     texts = []
     for seed in (0, 1):
         result, _ = run(cell("method=base", "temperature=0.9", f"seed={seed}"))
-        folder = shared_store / "generations" / result.keys["generations"]
+        folder = shared_store / "generations" / result.keys["generations/lab-basic"]
         texts.append([row.final_text for row in read_records(folder / "generations.jsonl", Generation)])
     assert texts[0] != texts[1]
 
 
 COMMAND = [
     sys.executable, str(PROJECT_ROOT / "run.py"), "method=cft", "model=lab-debug", "train=debug", "data.pool=300",
-    "data.examples=160", "benchmarks.items=40", "inference.max_new_tokens=24", "train.selection.max_new_tokens=24", "engine.batch_size=16",
-    "train.device_batch_size=4",
+    "data.examples=160", "benchmarks.items=40", "inference.max_new_tokens=24", "train.selection.max_new_tokens=24",
+    "engine.batch_size=16", "train.device_batch_size=4",
 ]  # fmt: skip
 
 
@@ -165,7 +165,11 @@ def test_kill_9_at_three_random_moments_changes_nothing(tmp_path: Path) -> None:
 def _fingerprint(root: Path) -> dict[str, object]:
     """Scores of the result and the bytes of every weight and grade in a store."""
     result = json.loads(next(root.glob("result/*/result.json")).read_text())
-    files = [*root.glob("*/*/**/*.safetensors"), *root.glob("scores/*/grades.jsonl"), *root.glob("generations/*/generations.jsonl")]
+    files = [
+        *root.glob("*/*/**/*.safetensors"),
+        *root.glob("scores/*/grades.jsonl"),
+        *root.glob("generations/*/generations.jsonl"),
+    ]
     assert len(files) > 10
     return {"scores": result["scores"]} | {str(f.relative_to(root)): f.read_bytes() for f in files}
 

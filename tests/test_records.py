@@ -24,7 +24,12 @@ SCORE = Score("b", "direct", Sampling(8, stop=("x",)), 4, 2, 1, 0, 0, 0.5, (0.2,
     "record",
     [
         Example("p", (Message("user", "q"),), "t"),
-        Generation("p", (Turn("solve", Completion("a", 1, "stop")), Turn("critique", Completion("b", 2, "length"), False)), "a", "stop"),
+        Generation(
+            "p",
+            (Turn("solve", Completion("a", 1, "stop")), Turn("critique", Completion("b", 2, "length"), False)),
+            "a",
+            "stop",
+        ),
         Grade("p", Outcome.UNPARSED),
         SCORE,
         Result({"seed": 0}, {"base": "k"}, (SCORE,), supervised_tokens=3),

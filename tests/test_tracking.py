@@ -55,8 +55,8 @@ def test_train_and_cell_runs_are_written_once_with_stage_keys_as_ids(cell: Compo
     assert set(runs) == {train, finished}
     steps = [r.history for r in runs[train] if r.WhichOneof("record_type") == "history"]  # type: ignore[attr-defined]
     names = {item.key or "/".join(item.nested_key) for history in steps for item in history.item}
-    assert {"train/loss", "train/lr", "train/tokens_per_s"} <= names
-    assert len(steps) == len(read_metrics(tmp_path / "candidates" / train))
+    assert {"train/loss", "train/lr", "train/tokens_per_s", "train/candidate"} <= names
+    assert len(steps) == len({row["step"] for row in read_metrics(tmp_path / "candidates" / train)})
     config_items = {
         item.key or "/".join(item.nested_key): item.value_json
         for r in runs[finished]
@@ -71,7 +71,7 @@ def test_train_and_cell_runs_are_written_once_with_stage_keys_as_ids(cell: Compo
         if r.WhichOneof("record_type") == "history"  # type: ignore[attr-defined]
         for item in r.history.item  # type: ignore[attr-defined]
     }
-    assert {f"{name}/accuracy" for name in config.benchmarks.names} <= scored
+    assert {f"{name}/accuracy" for name in config.benchmarks.names} | {"selection/accuracy"} <= scored
     assert any(name.startswith("samples/") for name in scored)
     pipeline.run(config, lambda line: None)
     assert len(list(tmp_path.glob("tracking/wandb/offline-run-*"))) == 2, "a reused cell is not logged again"

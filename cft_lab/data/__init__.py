@@ -1,0 +1,1 @@
+"""From sources and arms to training examples."""

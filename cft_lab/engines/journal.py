@@ -17,9 +17,7 @@ class JournalEngine:
         self._engine = engine
         self._journal = journal
         self._known = {
-            row["prompt"]: Completion(**row["completion"])
-            for row in journal.rows
-            if row["completion"]["finish"] != "error"
+            row["prompt"]: Completion(**row["completion"]) for row in journal.rows if row["completion"]["finish"] != "error"
         }
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Completion]]:

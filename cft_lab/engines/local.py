@@ -8,15 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cft_lab.engines.base import Prompt, draw_seed
 from cft_lab.records import Completion, Sampling
-from cft_lab.runtime import autocast, free, make_accelerator, quiet_transformers, render_prompt, resolve_precision, set_threads, token_ids
+from cft_lab.runtime import (
+    autocast,
+    free,
+    make_accelerator,
+    quiet_transformers,
+    render_prompt,
+    resolve_precision,
+    set_threads,
+    token_ids,
+)
 
 if TYPE_CHECKING:
     import torch
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
 
 
 class TransformersEngine:
@@ -32,7 +41,7 @@ class TransformersEngine:
         self._device = make_accelerator().device
         self._precision = resolve_precision(precision, self._device.type)
         self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self._model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder).to(self._device).eval()
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder).to(self._device).eval()
         stop = self._tokenizer.convert_tokens_to_ids(end_of_turn)
         self._stop_ids = sorted({stop, self._tokenizer.eos_token_id})
 
@@ -81,14 +90,14 @@ class TransformersEngine:
     def _completion(self, ids: list[int], sampling: Sampling) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in self._stop_ids), None)
         kept = ids if end is None else ids[:end]
-        text = self._tokenizer.decode(kept, skip_special_tokens=True)
+        text = str(self._tokenizer.decode(kept, skip_special_tokens=True))
         cut = min((place for stop in sampling.stop if (place := text.find(stop)) >= 0), default=None)
         if cut is not None:
             return Completion(text[:cut], len(kept), "stop")
         return Completion(text, len(kept), "length" if end is None else "stop")
 
 
-def seeded_sampler(seeds: list[int], sampling: Sampling, device: torch.device) -> torch.nn.Module:
+def seeded_sampler(seeds: list[int], sampling: Sampling, device: torch.device) -> LogitsProcessor:
     """A logits processor under which taking the largest score IS sampling (Gumbel-max), one generator per row."""
     import torch
     from transformers import LogitsProcessor, TopPLogitsWarper

@@ -1,0 +1,1 @@
+"""Benchmarks, grading, inference protocols and statistics."""

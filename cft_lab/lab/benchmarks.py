@@ -1,9 +1,9 @@
 """The lab world's test sets and its validation set, frozen with WORLD_VERSION.
 
-    lab-basic     families that are common on the web, 3 and 4 steps
-    lab-applied   families that are rare on the web (units, percent, equations), up to 3 steps
-    lab-long      4 and 5 steps, more than any fine-tuning data has
-    lab-transfer  a family whose templates occur in no training text
+lab-basic     families that are common on the web, 3 and 4 steps
+lab-applied   families that are rare on the web (units, percent, equations), up to 3 steps
+lab-long      4 and 5 steps, more than any fine-tuning data has
+lab-transfer  a family whose templates occur in no training text
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class LabSet:
         """The problems with their gold answers."""
         stream = make_problems(self.seed, self.split, self.families, self.steps)
         return [
-            Problem(p.id, p.question, source, answer=str(p.answer), subject=p.family)
-            for p in itertools.islice(stream, self.size)
+            Problem(p.id, p.question, source, answer=str(p.answer), subject=p.family) for p in itertools.islice(stream, self.size)
         ]
 
 

@@ -94,9 +94,7 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 
 def _events(subject: str, of_what: str = "") -> tuple[Template, ...]:
     """The shared verbs with a family's own subject, such as `The boss on {day} sells {n}.`"""
-    return tuple(
-        Template(f"{subject} on {{day}} {verb}{of_what}.", rule, f"{{day}} {verb}") for verb, rule in _VERBS
-    )
+    return tuple(Template(f"{subject} on {{day}} {verb}{of_what}.", rule, f"{{day}} {verb}") for verb, rule in _VERBS)
 
 
 FAMILIES: dict[str, Family] = {

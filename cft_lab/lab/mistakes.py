@@ -74,9 +74,7 @@ def corrupt(problem: LabProblem, rng: random.Random, typical: float) -> Attempt:
     raise AssertionError(f"no mistake could be planted in {problem.question!r}")
 
 
-def noisy_attempt(
-    problem: LabProblem, rng: random.Random, noise: Mapping[str, float], typical: Mapping[str, float]
-) -> Attempt:
+def noisy_attempt(problem: LabProblem, rng: random.Random, noise: Mapping[str, float], typical: Mapping[str, float]) -> Attempt:
     """An attempt that is wrong with probability noise[family]; see `corrupt` for typical[family]."""
     if rng.random() < noise.get(problem.family, 0.0):
         return corrupt(problem, rng, typical.get(problem.family, 0.0))
@@ -100,7 +98,7 @@ def _plant(steps: tuple[Step, ...], place: int, kind: str, rng: random.Random) -
         wrong = _recompute(step, right=factor) if factor else None
     if wrong is None or wrong == step:
         return None
-    return _carry(steps[:place] + (wrong,) + steps[place + 1 :], place + 1, step.result, wrong.result)
+    return _carry((*steps[:place], wrong, *steps[place + 1 :]), place + 1, step.result, wrong.result)
 
 
 def _mistaken_factor(step: Step) -> int | None:

@@ -34,9 +34,7 @@ def read_response(text: str) -> Written | None:
     if not lines or not (final := _FINAL.fullmatch(lines[-1])):
         return None
     matches = [_STEP.fullmatch(line) for line in lines[:-1]]
-    steps = [
-        Step(m["phrase"], int(m["left"]), m["op"], int(m["right"]), int(m["result"])) for m in matches if m is not None
-    ]
+    steps = [Step(m["phrase"], int(m["left"]), m["op"], int(m["right"]), int(m["result"])) for m in matches if m is not None]
     return Written(tuple(steps), int(final["answer"])) if len(steps) == len(matches) else None
 
 

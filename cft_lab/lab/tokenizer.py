@@ -43,9 +43,7 @@ def train_tokenizer(seed: int, mix: WebMix, vocab_size: int) -> PreTrainedTokeni
     texts = ("\n".join([*(f"{m.role}\n{m.content}" for m in document.messages)]) for document in documents)
     tokenizer.train_from_iterator(texts, trainer)
     numbers = range(max(MAX_NUMBER, *PERCENTS) + 1)
-    tokenizer.add_tokens(
-        [AddedToken(f"{space}{n}", normalized=False) for n in numbers for space in (" ", "") if space or n > 9]
-    )
+    tokenizer.add_tokens([AddedToken(f"{space}{n}", normalized=False) for n in numbers for space in (" ", "") if space or n > 9])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD, model_max_length=1024)
     fast.chat_template = CHAT_TEMPLATE
     return fast

@@ -17,7 +17,6 @@ from cft_lab.lab.world import LabProblem, make_problems
 from cft_lab.prompts import FORMATS, eval_single_pass, train_critique, train_solve
 from cft_lab.records import Message
 
-
 DOCUMENT_KINDS = ("solved", "critique", "checked", "arithmetic")
 
 
@@ -61,7 +60,7 @@ def _about(problem: LabProblem, kind: str, rng: random.Random, mix: WebMix) -> t
 
 def _arithmetic(rng: random.Random) -> tuple[Message, ...]:
     """A line of true equations, every operation equally often."""
-    equations = []
+    equations: list[str] = []
     while len(equations) < 8:
         op = rng.choice("+-*/")
         left = rng.randint(0, MAX_NUMBER)

@@ -147,4 +147,8 @@ def _opening_numbers(rng: random.Random, opening: Template) -> dict[str, str]:
     a = rng.randint(2, 5)
     x = rng.randint(1, MAX_NUMBER // a)
     b = rng.choice(_EVENT_NUMBERS)
-    return {"a": str(a), "b": str(b), "c": str(a * x + b if opening.rule == "linear+" else max(a * x - b, 0))}  # a clipped one does not come out whole and is drawn again
+    return {
+        "a": str(a),
+        "b": str(b),
+        "c": str(a * x + b if opening.rule == "linear+" else max(a * x - b, 0)),
+    }  # a clipped one does not come out whole and is drawn again

@@ -1,7 +1,7 @@
 """The published values of Critique Fine-Tuning, arXiv 2501.17703, as printed in its tables.
 
-`published.csv` holds versions v1 (January 2025) and v4 (the latest revision), long form, accuracies in percent. Table numbers are v1's;
-v4's self-critique table (its 11) is filed as table 8. AVG is printed by the paper, not computed here.
+`published.csv` holds versions v1 (January 2025) and v4 (the latest revision), long form, accuracies in percent. Table numbers
+are v1's; v4's self-critique table (its 11) is filed as table 8. AVG is printed by the paper, not computed here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PublishedValue:
 
 @functools.lru_cache(maxsize=1)
 def _all_values() -> tuple[PublishedValue, ...]:
-    with resources.files(__name__).joinpath("published.csv").open(encoding="utf-8", newline="") as file:
+    with resources.files(__name__).joinpath("published.csv").open(encoding="utf-8") as file:
         return tuple(
             PublishedValue(
                 row["version"],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PROBLEMS, RESPONSES, CRITIQUES, EXAMPLES = "problems.jsonl", "responses.jsonl", "critiques.jsonl", "examples.jsonl"
 GENERATIONS, GRADES, JOURNAL = "generations.jsonl", "grades.jsonl", "journal.jsonl"
+CURVE = "curve.json"  # validation scores of the candidates, in a selected stage
 MODEL = "model"  # the sub-folder of a stage that holds a model in the hub's format
 
 
@@ -34,11 +35,13 @@ def sampling_of(config: Config) -> Sampling:
 
 
 def grade_all(rows: Sequence[Generation], items: Sequence[Problem]) -> list[Grade]:
+    """Grades of final texts against the items' golds, in the order of the texts."""
     gold = {item.id: str(item.answer) for item in items}
     return [grade(row.problem_id, gold[row.problem_id], row.final_text, row.finish) for row in rows]
 
 
 def open_engine(config: Config, folder: Path) -> TransformersEngine:
+    """The cell's engine over a model folder; use as a context manager."""
     from cft_lab.engines.local import TransformersEngine
 
     return TransformersEngine(
@@ -68,6 +71,7 @@ def _joined(messages: Sequence[Message]) -> str:
 
 
 def open_metrics(work: Work) -> MetricsFile:
+    """The stage's metrics file, cut back to where its training resumes."""
     from cft_lab.training.loop import resume_step
 
     return MetricsFile(work.folder, resume_step(work.folder))

@@ -38,7 +38,10 @@ def problems(config: Config) -> Stage:
 def responses(config: Config, pool: Stage, base: Stage) -> Stage:
     """A response to every problem of the pool: the data set's own, or the base model's."""
     kind = config.responses.kind
-    settings = key_part(config.responses, "responses") | key_part(config.engine, "engine") if kind == "self" else {}
+    settings: dict[str, Any] = {"kind": kind}
+    if kind == "self":
+        settings |= key_part(config.responses, "responses") | key_part(config.engine, "engine")
+        settings |= {"stop": list(config.inference.stop), "end_of_turn": config.model.end_of_turn}
 
     def make(work: Work) -> Mapping[str, Any]:
         items = read_records(work.inputs["problems"] / PROBLEMS, Problem)
@@ -54,7 +57,7 @@ def responses(config: Config, pool: Stage, base: Stage) -> Stage:
     return Stage(
         "responses",
         f"{config.responses.name} of {config.data.name}",
-        {"kind": kind} | settings,
+        settings,
         make,
         {"problems": pool} | ({"base": base} if kind == "self" else {}),
         prompts=prompt_texts(config, "solve") if kind == "self" else {},
@@ -64,7 +67,8 @@ def responses(config: Config, pool: Stage, base: Stage) -> Stage:
 
 def _self_responses(config: Config, work: Work, items: Sequence[Problem]) -> list[Response]:
     wanted = config.responses
-    sampling = Sampling(wanted.max_new_tokens, wanted.temperature, wanted.top_p, wanted.seed)
+    stop = tuple(config.inference.stop)
+    sampling = Sampling(wanted.max_new_tokens, wanted.temperature, wanted.top_p, wanted.seed, stop)
     with open_engine(config, work.inputs["base"] / MODEL) as engine, Journal(work.folder / JOURNAL) as journal:
         made = direct(JournalEngine(engine, journal), items, FORMATS[config.model.prompt_format], config.inference, sampling)
     return [Response(row.problem_id, row.final_text, config.model.name) for row in made]

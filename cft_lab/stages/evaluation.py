@@ -13,7 +13,17 @@ from cft_lab.evaluation.protocols import PROTOCOLS
 from cft_lab.evaluation.statistics import wilson
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Outcome, Result, Score, from_row, to_row
-from cft_lab.stages.common import GENERATIONS, GRADES, JOURNAL, MODEL, grade_all, open_engine, prompt_texts, sampling_of
+from cft_lab.stages.common import (
+    CURVE,
+    GENERATIONS,
+    GRADES,
+    JOURNAL,
+    MODEL,
+    grade_all,
+    open_engine,
+    prompt_texts,
+    sampling_of,
+)
 from cft_lab.store import MANIFEST, Journal, Stage, Store, Work, read_json, read_records, write_json, write_records
 from cft_lab.tracking import Tracker, read_metrics
 
@@ -39,9 +49,7 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
         items = load_items(benchmark, config.benchmarks.items)
         protocol = PROTOCOLS[config.inference.name]
         with open_engine(config, work.inputs["model"] / MODEL) as engine, Journal(work.folder / JOURNAL) as journal:
-            rows = protocol(
-                JournalEngine(engine, journal), items, FORMATS[config.model.prompt_format], config.inference, sampling
-            )
+            rows = protocol(JournalEngine(engine, journal), items, FORMATS[config.model.prompt_format], config.inference, sampling)
         write_records(work.folder / GENERATIONS, rows)
         tokens = sum(turn.completion.num_tokens for row in rows for turn in row.turns)
         return {"generations": len(rows), "turns": sum(len(row.turns) for row in rows), "tokens": tokens}
@@ -83,7 +91,12 @@ def scores(config: Config, benchmark: str, generated: Stage) -> Stage:
         return {outcome.value: count for outcome, count in counts.items()}
 
     return Stage(
-        "scores", benchmark, {}, make, {"generations": generated}, modules=("evaluation/grading.py", "evaluation/statistics.py")
+        "scores",
+        benchmark,
+        {},
+        make,
+        {"generations": generated},
+        modules=("evaluation/grading.py", "evaluation/statistics.py"),
     )
 
 
@@ -93,10 +106,9 @@ def result(config: Config, scored: Mapping[str, Stage], trained: Stage | None, c
     def make(work: Work) -> Mapping[str, Any]:
         rows = tuple(from_row(Score, read_json(work.inputs[name] / SCORE)) for name in scored)
         counts = read_json(work.inputs["candidates"] / MANIFEST)["counts"] if trained else {}
-        keys = {role: above.key for stage in stages.walk() for role, above in stage.upstream.items() if role not in scored}
         record = Result(
             cell=dict(cell),
-            keys=keys | {f"scores/{name}": stage.key for name, stage in scored.items()},
+            keys=_keys(scored),
             scores=rows,
             supervised_tokens=counts.get("supervised_tokens"),
             examples=counts.get("examples"),
@@ -104,15 +116,18 @@ def result(config: Config, scored: Mapping[str, Stage], trained: Stage | None, c
         write_json(work.folder / RESULT, to_row(record))
         return {"benchmarks": len(rows), "errors": sum(row.errors for row in rows)}
 
-    stages = Stage(
-        "result",
-        config.method.name,
-        {},
-        make,
-        dict(scored) | ({"candidates": trained} if trained else {}),
-        modules=("records.py",),
-    )
-    return stages
+    upstream = dict(scored) | ({"candidates": trained} if trained else {})
+    return Stage("result", config.method.name, {}, make, upstream, modules=("records.py",))
+
+
+def _keys(scored: Mapping[str, Stage]) -> dict[str, str]:
+    """The key of every stage below a result, by stage name; scores and generations by stage and benchmark."""
+    keys = {}
+    for benchmark, score in scored.items():
+        for stage in score.walk():
+            single = stage.name not in ("scores", "generations")
+            keys[stage.name if single else f"{stage.name}/{benchmark}"] = stage.key
+    return keys
 
 
 def track(config: Config, store: Store, finished: Stage, trained: Stage | None) -> None:
@@ -125,6 +140,7 @@ def track(config: Config, store: Store, finished: Stage, trained: Stage | None) 
             for row in read_metrics(store.folder(trained)):
                 log(row)
     record = from_row(Result, read_json(store.folder(finished) / RESULT))
+    curve = read_json(store.root / "selected" / record.keys["selected"] / CURVE) if trained else []
     values: dict[str, float] = {}
     samples = {}
     for score in record.scores:
@@ -140,7 +156,7 @@ def track(config: Config, store: Store, finished: Stage, trained: Stage | None) 
         samples[score.benchmark] = _samples(
             config, score.benchmark, store.folder(scored), store.folder(scored.upstream["generations"])
         )
-    tracker.cell_run(finished.key, record.cell, values, samples, trained.key if trained else None)
+    tracker.cell_run(finished.key, record.cell, values, samples, curve, trained.key if trained else None)
 
 
 def _samples(config: Config, benchmark: str, scored: Path, generated: Path) -> list[list[Any]]:
@@ -149,6 +165,12 @@ def _samples(config: Config, benchmark: str, scored: Path, generated: Path) -> l
     grades = {row.problem_id: row.outcome.value for row in read_records(scored / GRADES, Grade)}
     texts = read_records(generated / GENERATIONS, Generation)[:_SAMPLES]
     return [
-        [row.problem_id, items[row.problem_id].question, items[row.problem_id].answer, row.final_text, grades[row.problem_id]]
+        [
+            row.problem_id,
+            items[row.problem_id].question,
+            items[row.problem_id].answer,
+            row.final_text,
+            grades[row.problem_id],
+        ]
         for row in texts
     ]

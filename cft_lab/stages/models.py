@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cft_lab.config import Config, ModelConfig, key_part
 from cft_lab.engines.journal import JournalEngine
@@ -14,13 +14,19 @@ from cft_lab.evaluation.protocols import direct
 from cft_lab.lab import WORLD_VERSION
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Example, Outcome, Sampling
-from cft_lab.stages.common import EXAMPLES, MODEL, grade_all, link_folder, open_engine, open_metrics, prompt_texts
 from cft_lab.runtime import cached_snapshot
+from cft_lab.stages.common import (
+    CURVE,
+    EXAMPLES,
+    MODEL,
+    grade_all,
+    link_folder,
+    open_engine,
+    open_metrics,
+    prompt_texts,
+)
 from cft_lab.store import Journal, Stage, Work, read_records, write_json
 from cft_lab.tracking import Tracker
-
-if TYPE_CHECKING:
-    from cft_lab.training.loop import StepMetrics
 
 
 def base_model(config: Config) -> Stage:
@@ -81,21 +87,23 @@ def _link_hub_model(model: ModelConfig, work: Work) -> Mapping[str, Any]:
 def candidates(config: Config, made: Stage, base: Stage, tracker: Tracker) -> Stage:
     """Fine-tuning: a candidate checkpoint every `train.save_every_steps` optimizer steps."""
     settings = {name: value for name, value in key_part(config.train, "train").items() if not name.startswith("train.selection")}
+    settings |= {"seed": config.seed, "end_of_turn": config.model.end_of_turn}
 
     def make(work: Work) -> Mapping[str, Any]:
-        return _fine_tune(config, work, tracker)
+        with tracker.train_run(work.key, settings) as log:
+            return _fine_tune(config, work, log)
 
     return Stage(
         "candidates",
         f"{config.method.name} on {config.data.name} from {config.model.name}, seed {config.seed}",
-        settings | {"seed": config.seed, "end_of_turn": config.model.end_of_turn},
+        settings,
         make,
         {"examples": made, "base": base},
         modules=("training", "runtime.py"),
     )
 
 
-def _fine_tune(config: Config, work: Work, tracker: Tracker) -> Mapping[str, Any]:
+def _fine_tune(config: Config, work: Work, log: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from cft_lab.runtime import free, machine, render_prompt, save_model
@@ -109,15 +117,21 @@ def _fine_tune(config: Config, work: Work, tracker: Tracker) -> Mapping[str, Any
     encoded = encode_examples(rows, tokenizer, style, config.model.end_of_turn, config.train.max_length)
     write_json(
         work.folder / "first_example.json",
-        {"prompt": render_prompt(tokenizer, style, rows[0].messages), "supervised": rows[0].target + config.model.end_of_turn},
+        {
+            "prompt": render_prompt(tokenizer, style, rows[0].messages),
+            "supervised": rows[0].target + config.model.end_of_turn,
+        },
     )
     model = AutoModelForCausalLM.from_pretrained(folder)
-    train_config = key_part(config.train, "train") | {"seed": config.seed, "method": config.method.name}
-    with open_metrics(work) as metrics, tracker.train_run(work.key, train_config) as log:
+    with open_metrics(work) as metrics:
 
-        def report(step: StepMetrics) -> None:
-            metrics.append(asdict(step))
-            log(asdict(step))
+        def note(row: Mapping[str, Any]) -> None:
+            metrics.append(row)
+            log(row)
+
+        def save(step: int) -> None:
+            save_model(model, tokenizer, config.model.end_of_turn, _candidate(work.folder, step))
+            note({"step": step, "candidate": 1})
 
         steps = train(
             model,
@@ -126,8 +140,8 @@ def _fine_tune(config: Config, work: Work, tracker: Tracker) -> Mapping[str, Any
             seed=config.seed,
             folder=work.folder,
             pad_id=tokenizer.pad_token_id,
-            save=lambda step: save_model(model, tokenizer, config.model.end_of_turn, _candidate(work.folder, step)),
-            report=report,
+            save=save,
+            report=lambda row: note(asdict(row)),
             progress=config.progress,
         )
     counts = {"steps": steps, "examples": len(encoded.sequences), "too_long": encoded.too_long}
@@ -156,7 +170,7 @@ def selected(config: Config, trained: Stage) -> Stage:
         curve = _validation_curve(config, work, folders) if selection.mode == "best" else []
         chosen = folders[max(range(len(folders)), key=lambda i: (curve[i]["correct"], -i))] if curve else folders[-1]
         link_folder(chosen, work.folder / MODEL)
-        write_json(work.folder / "curve.json", curve)
+        write_json(work.folder / CURVE, curve)
         best = {"validation_correct": max(row["correct"] for row in curve), "validation_n": curve[0]["n"]} if curve else {}
         return {"step": int(chosen.name.removeprefix("step-")), "candidates": len(folders)} | best
 

@@ -53,8 +53,8 @@ def encode_examples(
 
     Examples longer than `max_length` tokens would lose the end of their target: they are dropped and counted.
     """
-    stop = tokenizer.convert_tokens_to_ids(end_of_turn)
-    if stop is None or stop == tokenizer.unk_token_id:
+    stop = tokenizer.get_vocab().get(end_of_turn)
+    if stop is None:
         raise ValueError(f"model.end_of_turn={end_of_turn!r} is not a token of this model's tokenizer")
     kept, too_long = [], 0
     for example in examples:
@@ -85,5 +85,3 @@ def micro_batches(sequences: Sequence[Encoded], size: int) -> list[list[Encoded]
     """Cuts one optimizer step's sequences into micro-batches of at most `size`, alike in length to save padding."""
     ordered = sorted(sequences, key=lambda sequence: len(sequence.ids))
     return [list(ordered[i : i + size]) for i in range(0, len(ordered), size)]
-
-

@@ -96,7 +96,11 @@ def train(
     precision = resolve_precision(config.precision, accelerator.device.type)
     model.to(accelerator.device).train()
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
+        model.parameters(),
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     steps = total_steps(len(sequences), config)
     done = _load_resume(model, optimizer, folder / RESUME_FILE)
@@ -171,7 +175,11 @@ def _save_resume(model: PreTrainedModel, optimizer: torch.optim.Optimizer, step:
         for moment in ("exp_avg", "exp_avg_sq"):
             tensors[f"{moment}.{names[index]}"] = state[moment]
     temporary = path.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"state": json.dumps({"step": step})})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        temporary,
+        metadata={"state": json.dumps({"step": step})},
+    )
     os.replace(temporary, path)
 
 

@@ -1,3 +1,4 @@
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,10 +35,8 @@ def ask(path: Path, engine: Counting, sampling: Sampling = SAMPLING, prompts: li
 def test_nothing_is_asked_twice(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     first = Counting(stop_after=4)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         ask(path, first)
-    except KeyboardInterrupt:
-        pass
     second, third = Counting(), Counting()
     answers = ask(path, second)
     assert first.asked + second.asked == [p.id for p in PROMPTS]

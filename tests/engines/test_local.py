@@ -16,9 +16,7 @@ SAMPLED = Sampling(max_new_tokens=24, temperature=0.8, top_p=0.9, seed=5)
 
 
 def engine(folder: Path, batch_size: int) -> TransformersEngine:
-    return TransformersEngine(
-        folder, style="chat", end_of_turn=TURN_END, batch_size=batch_size, precision="fp32", cpu_threads=1
-    )
+    return TransformersEngine(folder, style="chat", end_of_turn=TURN_END, batch_size=batch_size, precision="fp32", cpu_threads=1)
 
 
 def complete(folder: Path, batch_size: int, prompts: list[Prompt], sampling: Sampling) -> list[Completion]:
@@ -84,7 +82,17 @@ def test_a_model_that_learned_to_stop_stops(debug_model: Path, tmp_path: Path) -
     example = Example("x", PROMPTS[0].messages, "The answer is \\boxed{3}.")
     encoded = encode_examples([example] * 40, tokenizer, "chat", TURN_END, 512)
     config = OptimizationConfig(lr=1e-2, global_batch_size=1, device_batch_size=1, save_every_steps=99, cpu_threads=1)
-    train(model, encoded.sequences, config, seed=0, folder=tmp_path, pad_id=tokenizer.pad_token_id, save=lambda s: None, report=lambda m: None, progress=False)
+    train(
+        model,
+        encoded.sequences,
+        config,
+        seed=0,
+        folder=tmp_path,
+        pad_id=tokenizer.pad_token_id,
+        save=lambda s: None,
+        report=lambda m: None,
+        progress=False,
+    )
     save_model(model, tokenizer, TURN_END, tmp_path / "model")
     completion = complete(tmp_path / "model", 1, PROMPTS[:1], Sampling(max_new_tokens=60))[0]
     assert completion == Completion(example.target, len(tokenizer(example.target).input_ids), "stop")

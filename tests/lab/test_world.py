@@ -5,13 +5,13 @@ import pytest
 
 from cft_lab.evaluation.statistics import wilson
 from cft_lab.hydra_config import compose
+from cft_lab.lab.base_models import web_mix
 from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.language import FAMILIES, HELD_OUT, NAMES, read_question
 from cft_lab.lab.mistakes import KINDS, corrupt, noisy_attempt, right_attempt
 from cft_lab.lab.oracle import Oracle, read_response
 from cft_lab.lab.webtext import web_documents
 from cft_lab.lab.world import LabProblem, make_problem, make_problems, signature, split_of
-from cft_lab.lab.base_models import web_mix
 from cft_lab.verdicts import parse_verdict
 
 ALL = dict.fromkeys(FAMILIES, 1.0)
@@ -45,7 +45,8 @@ def test_benchmarks_validation_training_and_web_are_disjoint_after_normalising()
     assert all(len(items) > 100 for items in held.values())
     assert not set.union(*(v for k, v in held.items() if k != "lab-validation")) & held["lab-validation"]
     config = compose()
-    assert config.data.lab is not None and config.model.lab is not None
+    assert config.data.lab is not None
+    assert config.model.lab is not None
     lab = config.data.lab
     trained = itertools.islice(make_problems(config.data.seed, "train", lab.families, lab.steps), config.data.pool)
     web = config.model.lab.pretrain.web
@@ -99,7 +100,8 @@ def test_mistakes_are_wrong_readable_and_of_every_kind() -> None:
         assert attempt.mistake is not None
         assert attempt.answer != problem.answer
         written = read_response(attempt.text)
-        assert written is not None and written.answer == attempt.answer
+        assert written is not None
+        assert written.answer == attempt.answer
         kinds.add(attempt.mistake.kind)
     assert kinds == set(KINDS)
 
@@ -126,7 +128,9 @@ def test_the_oracle_names_the_planted_step() -> None:
             assert f"Step {attempt.mistake.step + 1} is wrong" in critique, (attempt, critique)
 
 
-@pytest.mark.parametrize("response", ["", "42", "Step 1: buys 5, so 3 + x = 8.\nThe answer is \\boxed{8}.", "Step 1: a, so 1 + 1 = 2."])
+@pytest.mark.parametrize(
+    "response", ["", "42", "Step 1: buys 5, so 3 + x = 8.\nThe answer is \\boxed{8}.", "Step 1: a, so 1 + 1 = 2."]
+)
 def test_the_oracle_does_not_judge_what_it_cannot_parse(response: str) -> None:
     critique = Oracle().critique(some(1)[0].question, response)
     assert "cannot judge" in critique
@@ -151,7 +155,8 @@ def test_the_weak_oracle_errs_at_its_rate_and_repeats_itself() -> None:
         assert critique == weak.critique(problem.question, attempt.text)
         wrong += parse_verdict(critique) is not (attempt.mistake is None)
     interval = wilson(wrong, len(problems), confidence=0.999)
-    assert interval is not None and interval[0] < 0.2 < interval[1]
+    assert interval is not None
+    assert interval[0] < 0.2 < interval[1]
 
 
 def test_sources_differ_in_noise() -> None:
