@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -19,9 +20,17 @@ from cft_lab.config import PROJECT_ROOT, ConfigError
 from cft_lab.hydra_config import explain_unknown_field, to_config
 from cft_lab.records import Result
 
-#: cells finished in this process, as (overrides without the seed, result or what went wrong); the table is made of them
-_finished: list[tuple[str, Result | str]] = []
-_refused: list[str] = []  # cells that were not started because of bad input
+
+@dataclass
+class _Session:
+    """What this process ran: cells as (overrides, result or what went wrong), and what it refused."""
+
+    finished: list[tuple[tuple[str, ...], Result | str]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    output_root: str = ""
+
+
+_session = _Session()
 _DEBUG = "HYDRA_FULL_ERROR"
 
 
@@ -33,8 +42,8 @@ def run_cell(composed: DictConfig) -> Result | str:
         config = to_config(composed)
         preflight.check(config)
     except ConfigError as error:
-        _refused.append(_refusal(error))
-        say(_refused[-1])
+        _session.refused.append(_refusal(error))
+        say(_session.refused[-1])
         return "not started: " + "; ".join(error.problems)
     return pipeline.run(config, say if config.progress else lambda line: None)
 
@@ -63,13 +72,12 @@ def guarded(main: Callable[[], Any]) -> None:
         message = _bad_input(error)
         if message is None:
             traceback.print_exc()
+            _print_table()
             say("\nWhat is finished stays: after the cause is removed, run the same command again.")
             sys.exit(1)
         say(message)
         sys.exit(2)
-    if _refused:
-        sys.exit(2)
-    sys.exit(1 if any(isinstance(what, str) for _, what in _finished) else 0)
+    sys.exit(2 if _session.refused else 0)
 
 
 def _refusal(error: ConfigError) -> str:
@@ -95,23 +103,28 @@ class TableCallback(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Notes what became of a cell."""
-        overrides = [item for item in job_return.overrides or [] if not item.startswith(("seed=", "output_root=", "tracking"))]
-        label = " ".join(sorted(overrides)) or "default cell"
+        overrides = tuple(job_return.overrides or ())
+        _session.output_root = config.output_root
         if job_return.status is JobStatus.COMPLETED:
-            _finished.append((label, job_return.return_value))
+            _session.finished.append((overrides, job_return.return_value))
         elif isinstance(job_return._return_value, Exception):
-            _finished.append((label, f"{type(job_return._return_value).__name__}: {job_return._return_value}"))
+            error = job_return._return_value
+            _session.finished.append((overrides, f"{type(error).__name__}: {error}"))
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         """Prints the table of a single cell."""
-        self._print(config)
+        _print_table()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Prints the table of a grid."""
-        self._print(config)
+        """Prints the table of a grid, whose cells are all over even if one failed."""
+        _print_table()
 
-    def _print(self, config: DictConfig) -> None:
-        from cft_lab.tables import print_table
 
-        if any(isinstance(what, Result) for _, what in _finished) or len(_finished) > 1:
-            print_table(_finished, PROJECT_ROOT / config.output_root)
+def _print_table() -> None:
+    from cft_lab.tables import label_cells, print_table
+
+    finished = _session.finished
+    if any(isinstance(what, Result) for _, what in finished) or len(finished) > 1:
+        labels = label_cells([overrides for overrides, _ in finished])
+        rows = [(label, what) for label, (_, what) in zip(labels, finished, strict=True)]
+        print_table(rows, PROJECT_ROOT / _session.output_root)

@@ -29,6 +29,13 @@ class Arm:
         return [score.benchmark for score in self.results[0].scores]
 
 
+def label_cells(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """A label for each cell from its overrides: the seed is left out, and what all cells of a grid have in common."""
+    shared = set.intersection(*(set(items) for items in overrides)) if len(overrides) > 1 else set()
+    told = [[item for item in items if item not in shared and not item.startswith("seed=")] for items in overrides]
+    return [" ".join(items) or "the cell" for items in told]
+
+
 def collect_arms(cells: Sequence[tuple[str, Result]]) -> list[Arm]:
     """Groups results by label; identical results (the base model under two seeds) count once."""
     grouped: dict[str, dict[str, Result]] = {}

@@ -35,7 +35,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["benchmarks.names=[lab-easy]"], ["benchmarks.names='lab-easy' is unknown", "lab-basic"]),
         (["benchmarks.names=[]"], ["benchmarks.names=[] is empty"]),
         (["benchmarks.names=[lab-long,lab-long]"], ["names a benchmark twice"]),
-        (["data.lab.families={office: 1}"], ["data.lab.families.office is not allowed"]),
+        (["+data.lab.families.office=1"], ["data.lab.families.office is not allowed"]),
         (["data.lab.families.chain=-1"], ["data.lab.families", "out of range"]),
         (["model.lab.heads=3"], ["model.lab.heads=3 must divide"]),
         (["model.hub_id=/nowhere"], ["either model.lab", "both"]),
@@ -135,10 +135,10 @@ def test_a_refused_cell_does_not_stop_the_others(debug_model: Path, shared_store
 
 
 def test_a_failing_cell_is_shown_as_failed(debug_model: Path, shared_store: Path) -> None:
-    done = run("-m", "method=sft-verified,base", *DEBUG, "data.examples=60", f"output_root={shared_store}")
+    done = run("-m", "method=sft-verified,base", *DEBUG, "data.examples=90", f"output_root={shared_store}")
     assert done.returncode == 1
     assert "FAILED" in done.stdout
-    assert "data.examples=60 are wanted" in done.stdout
+    assert "data.examples=90 are wanted" in done.stdout
     assert "lab-basic" in done.stdout
 
 

@@ -14,7 +14,8 @@ from cft_lab.evaluation.protocols import PROTOCOLS
 PACKAGE = PROJECT_ROOT / "cft_lab"
 #: from the ground up; a module imports from lower floors, or from its own package
 FLOORS = [
-    {"records", "prompts", "verdicts", "published"},
+    {"records", "verdicts", "published"},
+    {"prompts"},
     {"config", "store"},
     {"runtime", "lab", "tracking", "hydra_config"},
     {"engines"},

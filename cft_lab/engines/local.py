@@ -111,6 +111,7 @@ def seeded_sampler(seeds: list[int], sampling: Sampling, device: torch.device) -
             if top_p is not None:
                 scores = top_p(input_ids, scores)
             uniform = torch.stack([torch.rand(scores.shape[1], generator=g, device=device) for g in generators])
-            return scores - torch.log(-torch.log(uniform.clamp_min(1e-20)).clamp_min(1e-20))
+            exponential = -torch.log(uniform.clamp_min(1e-20))
+            return scores - torch.log(exponential.clamp_min(1e-20))
 
     return SeededSampler()

@@ -89,9 +89,9 @@ def test_the_loss_is_the_plain_cross_entropy_of_targets(tmp_path: Path) -> None:
     ids = torch.tensor([row.ids])
     labels = torch.full_like(ids, IGNORED)
     labels[0, row.start :] = ids[0, row.start :]
-    logits = model(ids).logits[0, :-1].log_softmax(-1)
+    logits = model(ids).logits[0, :-1].log_softmax(-1).detach()
     expected = -sum(float(logits[t - 1, row.ids[t]]) for t in range(max(row.start, 1), len(row.ids)))
-    assert float(summed_loss(model, ids, labels)) == pytest.approx(expected, rel=1e-5)
+    assert float(summed_loss(model, ids, labels).detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_padding_changes_nothing(tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
 
     model = tiny_model()
     rows = sequences(6)
-    together = float(summed_loss(model, *collate(rows, 0)))
-    apart = sum(float(summed_loss(model, *collate([row], 0))) for row in rows)
+    together = float(summed_loss(model, *collate(rows, 0)).detach())
+    apart = sum(float(summed_loss(model, *collate([row], 0)).detach()) for row in rows)
     assert together == pytest.approx(apart, rel=1e-5)
-    other_pad = float(summed_loss(model, *collate(rows, 17)))
+    other_pad = float(summed_loss(model, *collate(rows, 17)).detach())
     assert together == pytest.approx(other_pad, rel=1e-6)
 
 
@@ -175,7 +175,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert rates[9] == rates[10] == pytest.approx(1e-3)
     assert rates[55] == pytest.approx(5e-4)
     assert rates[-1] < 1e-6
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_nothing_to_train_on_is_said(tmp_path: Path) -> None:
