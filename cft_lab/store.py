@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -29,6 +30,7 @@ RecordT = TypeVar("RecordT")
 
 DONE = "DONE"
 MANIFEST = "manifest.json"
+_warned: set[Path] = set()  # stage folders that this process has warned about
 KEY_LENGTH = 16  # hex digits: 64 bits; a store would need 10^8 stages for a collision chance of 10^-4
 
 
@@ -131,7 +133,8 @@ class Store:
     def _make(self, stage: Stage, inputs: Mapping[str, Path]) -> None:
         folder = self.folder(stage)
         partial = folder.with_name(f"{folder.name}.partial")
-        if folder.exists() and not partial.exists():  # killed between the rename and the DONE mark
+        if folder.exists():  # killed between the rename and the DONE mark
+            shutil.rmtree(partial, ignore_errors=True)
             folder.rename(partial)
         resumed = partial.exists()
         partial.mkdir(exist_ok=True)
@@ -168,12 +171,16 @@ class Store:
             lock = SoftFileLease(path.with_suffix(".lease"), lease_duration=120.0)
         return lock
 
-    def _warn_if_stale(self, stage: Stage) -> None:
-        made_from = self.manifest(stage)["source_hash"]
-        if made_from != source_hash(stage.modules):
+    def _warn_if_stale(self, reused: Stage) -> None:
+        """Says, once a process, which of the stages behind a reused one were made by other source code than today's."""
+        for stage in reused.walk():
+            folder = self.folder(stage)
+            if folder in _warned or not self.is_done(stage) or self.manifest(stage)["source_hash"] == source_hash(stage.modules):
+                continue
+            _warned.add(folder)
             self._say(
                 f"warning: {stage.name} {stage.key} ({stage.label}) is reused, but its source code ({', '.join(stage.modules)}) "
-                f"changed since; if the change matters, raise the stage's version or delete {self.folder(stage)}"
+                f"changed since; if the change matters, raise the stage's version or delete {folder}"
             )
 
 

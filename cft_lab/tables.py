@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cft_lab.evaluation.statistics import Estimate, item_mean, macro_average, paired_difference, seed_sd
 from cft_lab.records import Grade, Outcome, Result
+from cft_lab.stages.common import GRADES
 from cft_lab.store import read_records
 
 
@@ -50,7 +51,7 @@ def item_scores(arm: Arm, benchmark: str, root: Path) -> dict[str, float]:
     collected: dict[str, list[float]] = {}
     failed: set[str] = set()
     for result in arm.results:
-        for row in read_records(root / "scores" / result.keys[f"scores/{benchmark}"] / "grades.jsonl", Grade):
+        for row in read_records(root / "scores" / result.keys[f"scores/{benchmark}"] / GRADES, Grade):
             if row.outcome is Outcome.ERROR:
                 failed.add(row.problem_id)
             collected.setdefault(row.problem_id, []).append(float(row.outcome is Outcome.CORRECT))

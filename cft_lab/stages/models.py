@@ -49,7 +49,7 @@ def base_model(config: Config) -> Stage:
 def _pretrain(config: Config, work: Work) -> Mapping[str, Any]:
     from cft_lab.lab.base_models import new_model, web_mix, web_sequences
     from cft_lab.lab.tokenizer import train_tokenizer
-    from cft_lab.runtime import save_model
+    from cft_lab.runtime import machine, save_model
     from cft_lab.training.encode import Encoded
     from cft_lab.training.loop import train
 
@@ -72,7 +72,8 @@ def _pretrain(config: Config, work: Work) -> Mapping[str, Any]:
         )
     save_model(model, tokenizer, config.model.end_of_turn, work.folder / MODEL)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": parameters, "steps": steps, "tokens": sum(len(s.ids) for s in sequences)}
+    tokens = sum(len(sequence.ids) for sequence in sequences)
+    return {"parameters": parameters, "steps": steps, "tokens": tokens, **machine()}
 
 
 def _link_hub_model(model: ModelConfig, work: Work) -> Mapping[str, Any]:
