@@ -24,6 +24,10 @@ class ConfigError(ValueError):
         self.problems = problems
 
 
+class DataError(ValueError):
+    """The data cannot give what the config asks for, which shows only once they are made; the text names the remedy."""
+
+
 def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
     """A field with its one-line doc and what it allows; bounds are inclusive and None is always allowed where it is a default."""
     metadata = {"doc": doc, "low": low, "high": high, "choices": choices}
@@ -204,7 +208,7 @@ class BenchmarksConfig:
 
     name: str = _setting("lab", "preset")
     names: list[str] = _setting([], "benchmarks in table order")
-    items: Optional[int] = _setting(None, "only the first so many items of each; None is all", low=1)
+    items: Optional[int] = _setting(None, "only the first so many items of each; None is all", low=2)
 
 
 @dataclass

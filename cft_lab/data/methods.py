@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from cft_lab.config import DataError
 from cft_lab.prompts import PromptFormat, train_critique, train_solve
 from cft_lab.records import Critique, Example, Problem, Response
 
@@ -59,10 +60,6 @@ METHODS: Mapping[str, Method | None] = {
 }
 
 
-class ShortfallError(ValueError):
-    """The pool holds fewer usable rows than the arm needs."""
-
-
 def build_examples(
     method: Method,
     wanted: int,
@@ -73,7 +70,7 @@ def build_examples(
 ) -> tuple[list[Example], int]:
     """The first `wanted` examples in pool order and the number of rows dropped on the way.
 
-    Raises ShortfallError, naming both counts, if the pool runs out first.
+    Raises DataError, naming both counts, if the pool runs out first.
     """
     examples: list[Example] = []
     dropped = 0
@@ -85,7 +82,7 @@ def build_examples(
         examples.append(example)
         if len(examples) == wanted:
             return examples, dropped
-    raise ShortfallError(
+    raise DataError(
         f"data.examples={wanted} are wanted, but the pool of {len(examples) + dropped} problems gives {len(examples)} "
         f"({dropped} dropped by the method): raise data.pool or lower data.examples"
     )

@@ -14,7 +14,7 @@ from cft_lab.records import Grade, Outcome
 _NUMBER = re.compile(r"[-+]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})")
 _FRACTION = re.compile(r"(?P<sign>[-+]?)\\?frac\{(?P<a>[-+]?\d{1,400})\}\{(?P<b>[-+]?\d{1,400})\}")
 _RATIO = re.compile(r"(?P<a>[-+]?\d{1,400})/(?P<b>[-+]?\d{1,400})")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|\Z))")
+_GROUPED = re.compile(r"[-+]?\d{1,3}(?:([, ])\d{3})(?:\1\d{3})*(?:\.\d+)?")
 
 
 def grade(problem_id: str, gold: str, text: str, finish: str = "stop") -> Grade:
@@ -54,9 +54,10 @@ def normalise(answer: str) -> str:
     """Drops what does not change an answer's meaning: spaces, dollar signs, thousands separators, a final full stop."""
     answer = re.sub(r"\\(?:left|right|,|!|;|:| )", "", answer.strip())
     answer = re.sub(r"\\[dt]frac", r"\\frac", answer)
-    answer = re.sub(r"\s+", "", answer.replace("\\$", "").replace("$", ""))
-    answer = _THOUSANDS.sub("", answer)
-    return answer.removesuffix(".")
+    answer = answer.replace("\\$", "").replace("$", "").strip().removesuffix(".")
+    if _GROUPED.fullmatch(answer):  # thousands are grouped only in a number that stands alone, not in a list
+        return re.sub(r"[, ]", "", answer)
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", answer)
 
 
 def number_value(text: str) -> Fraction | None:

@@ -5,4 +5,4 @@ a number of the paper. `WORLD_VERSION` is part of the key of every stage that re
 change to what the world produces, and old results stay on record under their own keys.
 """
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2

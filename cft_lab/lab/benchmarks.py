@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cft_lab.lab.world import make_problems
+from cft_lab.lab.world import make_problems, signature
 from cft_lab.records import Problem
 
 _COMMON = {"chain": 1.0, "rates": 1.0}
@@ -30,8 +30,8 @@ class LabSet:
     seed: int
 
     def problems(self, source: str) -> list[Problem]:
-        """The problems with their gold answers."""
-        stream = make_problems(self.seed, self.split, self.families, self.steps)
+        """The problems with their gold answers, no two of one signature, so that items are independent."""
+        stream = make_problems(self.seed, self.split, self.families, self.steps, unique_by=signature)
         return [
             Problem(p.id, p.question, source, answer=str(p.answer), subject=p.family) for p in itertools.islice(stream, self.size)
         ]

@@ -152,11 +152,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "office": Family(  # held out: its templates occur in no training text of any kind, though all of its words do
         openings=(
-            Template("The boss has {n} {thing}.", "start"),
-            Template("The boss packs {a} boxes with {b} {thing} each.", "*", "packs {a} boxes with {b} each"),
+            Template("The worker has {n} {thing}.", "start"),
+            Template("The worker packs {a} boxes with {b} {thing} each.", "*", "packs {a} boxes with {b} each"),
         ),
-        events=_events("The boss"),
-        question="How many {thing} does the boss have now?",
+        events=_events("The worker"),
+        question="How many {thing} does the worker have now?",
         mistake="wrong-op",
     ),
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cft_lab.lab.language import MAX_NUMBER, compute
 from cft_lab.lab.mistakes import noisy_attempt
 from cft_lab.lab.oracle import Oracle
-from cft_lab.lab.world import LabProblem, make_problems
+from cft_lab.lab.world import LabProblem, make_problems, weighted
 from cft_lab.prompts import FORMATS, eval_single_pass, train_critique, train_solve
 from cft_lab.records import Message
 
@@ -41,9 +41,9 @@ class WebMix:
 def web_documents(seed: int, mix: WebMix) -> Iterator[Document]:
     """An endless stream of documents, a function of seed and mix."""
     rng = random.Random(f"web/{seed}")
-    problems = make_problems(seed, "train", mix.families, mix.steps, unique=False)
+    problems = make_problems(seed, "train", mix.families, mix.steps, unique_by=None)
     while True:
-        kind = rng.choices(list(mix.kinds), list(mix.kinds.values()))[0]
+        kind = weighted(rng, mix.kinds)
         yield Document(_arithmetic(rng)) if kind == "arithmetic" else Document(_about(next(problems), kind, rng, mix))
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from cft_lab.config import DataError
 from cft_lab.lab.language import (
     DAYS,
     FAMILIES,
@@ -73,33 +74,41 @@ def make_problem(rng: random.Random, family: str, num_steps: int) -> LabProblem:
 
 
 def make_problems(
-    seed: int, split: str, families: Mapping[str, float], steps: Mapping[int, float], unique: bool = True
+    seed: int,
+    split: str,
+    families: Mapping[str, float],
+    steps: Mapping[int, float],
+    unique_by: Callable[[str], str] | None = str,
 ) -> Iterator[LabProblem]:
     """An endless stream of problems of one split, families and step counts drawn by weight.
 
-    With `unique`, no question comes twice. The stream is a function of its arguments: a longer run extends a shorter one.
-    Raises ValueError when the world holds no more new problems of these families and steps.
+    No two questions agree in `unique_by(question)`: `str` keeps them apart word for word, `signature` also after normalising, None
+    lets them repeat. The stream is a function of its arguments: a longer run extends a shorter one.
+    Raises DataError when the world holds no more new problems of these families and steps.
     """
     rng = random.Random(f"{seed}/{split}")
     seen: set[str] = set()
     rejected = 0
     while rejected < _PATIENCE:
-        problem = make_problem(rng, _weighted(rng, families), _weighted(rng, steps))
-        if split_of(problem.question) != split or (unique and problem.question in seen):
+        problem = make_problem(rng, weighted(rng, families), weighted(rng, steps))
+        name = unique_by(problem.question) if unique_by else ""
+        if split_of(problem.question) != split or name in seen:
             rejected += 1
             continue
         rejected = 0
-        if unique:
-            seen.add(problem.question)
+        if unique_by:
+            seen.add(name)
         yield problem
-    raise ValueError(
+    raise DataError(
         f"the lab world has no more than {len(seen)} distinct {split} problems of families {dict(families)} and steps "
         f"{dict(steps)}: ask for fewer (data.pool), or for more families or steps"
     )
 
 
-def _weighted(rng: random.Random, weights: Mapping[WeightedT, float]) -> WeightedT:
-    return rng.choices(list(weights), list(weights.values()))[0]
+def weighted(rng: random.Random, weights: Mapping[WeightedT, float]) -> WeightedT:
+    """One key drawn by its weight."""
+    names = sorted(weights)  # a key does not know the order of a mapping, so a draw must not either
+    return rng.choices(names, [weights[name] for name in names])[0]
 
 
 def _try_problem(rng: random.Random, family: Family, name: str, num_steps: int) -> LabProblem | None:

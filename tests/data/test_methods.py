@@ -1,7 +1,7 @@
 import pytest
 
-from cft_lab.config import MethodConfig
-from cft_lab.data.methods import METHODS, ShortfallError, build_examples
+from cft_lab.config import DataError, MethodConfig
+from cft_lab.data.methods import METHODS, build_examples
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Critique, Problem, Response
 
@@ -42,7 +42,7 @@ def test_cft_shows_question_and_response_and_sft_only_the_question() -> None:
 def test_a_shortfall_names_both_counts() -> None:
     method = METHODS["sft-verified"]
     assert method is not None
-    with pytest.raises(ShortfallError, match=r"data.examples=3 .* pool of 4 problems gives 2 \(2 dropped"):
+    with pytest.raises(DataError, match=r"data.examples=3 .* pool of 4 problems gives 2 \(2 dropped"):
         build_examples(method, 3, PROBLEMS, RESPONSES, CRITIQUES, FMT)
 
 

@@ -42,7 +42,7 @@ def test_the_splits_share_no_signature() -> None:
 
 def test_benchmarks_validation_training_and_web_are_disjoint_after_normalising() -> None:
     held = {name: {signature(p.question) for p in lab_set.problems(name)} for name, lab_set in LAB_SETS.items()}
-    assert all(len(items) > 100 for items in held.values())
+    assert {name: len(items) for name, items in held.items()} == {name: lab_set.size for name, lab_set in LAB_SETS.items()}
     assert not set.union(*(v for k, v in held.items() if k != "lab-validation")) & held["lab-validation"]
     config = compose()
     assert config.data.lab is not None
@@ -50,7 +50,7 @@ def test_benchmarks_validation_training_and_web_are_disjoint_after_normalising()
     lab = config.data.lab
     trained = itertools.islice(make_problems(config.data.seed, "train", lab.families, lab.steps), config.data.pool)
     web = config.model.lab.pretrain.web
-    read = make_problems(config.model.lab.pretrain.seed, "train", web.families, web.steps, unique=False)
+    read = make_problems(config.model.lab.pretrain.seed, "train", web.families, web.steps, unique_by=None)
     seen = {signature(p.question) for p in itertools.chain(trained, itertools.islice(read, 20_000))}
     for name, items in held.items():
         assert not items & seen, name
@@ -71,9 +71,9 @@ def test_the_held_out_family_occurs_in_no_training_text() -> None:
     texts = [message.content for document in documents for message in document.messages]
     assert HELD_OUT == ("office",)
     asked = FAMILIES["office"].question.split("{thing}")[1]
-    assert asked == " does the boss have now?"
-    assert not any(asked in text or "The boss has" in text or "The boss packs" in text for text in texts)
-    assert any("The boss on Monday" in text for text in texts), "its words do occur"
+    assert asked == " does the worker have now?"
+    assert not any(asked in text or "The worker" in text for text in texts)
+    assert any("A worker packs" in text for text in texts), "its words do occur"
 
 
 def test_a_longer_stream_extends_a_shorter_one() -> None:
@@ -135,6 +135,26 @@ def test_the_oracle_does_not_judge_what_it_cannot_parse(response: str) -> None:
     critique = Oracle().critique(some(1)[0].question, response)
     assert "cannot judge" in critique
     assert parse_verdict(critique) is None
+
+
+ROPE = "Ada has 4 yards of rope. Ada on Monday loses 5 feet. How many feet does Ada have?"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "The answer is \\boxed{7}.",
+        "Step 1: foo, so 1 + 1 = 2.\nThe answer is \\boxed{7}.",
+        "Step 1: has 4 yards, so 4 * 2 = 8.\nStep 2: Monday loses 1, so 8 - 1 = 7.\nThe answer is \\boxed{7}.",
+        "Step 1: has 4 yards, so 4 * 3 = 12.\nStep 2: Monday loses 5, so 12 - 5 = 7.\nThe answer is \\boxed{8}.",
+        "Step 1: has 4 yards, so 4 * 3 = 12.\nThe answer is \\boxed{7}.",
+    ],
+)
+def test_the_oracle_faults_a_right_answer_with_wrong_steps_and_the_reverse(response: str) -> None:
+    critique = Oracle().critique(ROPE, response)
+    assert parse_verdict(critique) is False
+    assert "4 * 3 = 12" in critique
+    assert "\\boxed{7}" in critique
 
 
 def test_the_oracle_accepts_another_right_way() -> None:
