@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from cft_lab.config import PROJECT_ROOT, ConfigError
+from cft_lab.config import PROJECT_ROOT, ConfigError, DataError
 from cft_lab.hydra_config import explain_unknown_field, to_config
 from cft_lab.records import Result
 
@@ -28,6 +28,7 @@ class _Session:
     finished: list[tuple[tuple[str, ...], Result | str]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     output_root: str = ""
+    full_errors: bool = False  # the user wants tracebacks
 
 
 _session = _Session()
@@ -42,6 +43,8 @@ def run_cell(composed: DictConfig) -> Result | str:
         config = to_config(composed)
         preflight.check(config)
     except ConfigError as error:
+        if _session.full_errors:
+            raise
         _session.refused.append(_refusal(error))
         say(_session.refused[-1])
         return "not started: " + "; ".join(error.problems)
@@ -59,7 +62,7 @@ def guarded(main: Callable[[], Any]) -> None:
     Hydra is asked for raw exceptions, so that errors in composing a config come here too; HYDRA_FULL_ERROR=1, if the user sets
     it, brings every traceback back.
     """
-    full = os.environ.get(_DEBUG) == "1"
+    _session.full_errors = os.environ.get(_DEBUG) == "1"
     os.environ[_DEBUG] = "1"
     try:
         main()
@@ -67,11 +70,14 @@ def guarded(main: Callable[[], Any]) -> None:
         say("\nInterrupted. What is finished stays, what was begun is resumed: run the same command again.")
         sys.exit(130)
     except Exception as error:
-        if full:
+        if _session.full_errors:
             raise
         message = _bad_input(error)
         if message is None:
-            traceback.print_exc()
+            if isinstance(error, DataError):
+                say(f"Stopped: {error}")
+            else:
+                traceback.print_exc()
             _print_table()
             say("\nWhat is finished stays: after the cause is removed, run the same command again.")
             sys.exit(1)
@@ -81,7 +87,7 @@ def guarded(main: Callable[[], Any]) -> None:
 
 
 def _refusal(error: ConfigError) -> str:
-    return "Nothing was started:\n" + "\n".join(f"  - {problem}" for problem in error.problems)
+    return "Not started, for this reason:\n" + "\n".join(f"  - {problem}" for problem in error.problems)
 
 
 def _bad_input(error: Exception) -> str | None:
@@ -94,7 +100,7 @@ def _bad_input(error: Exception) -> str | None:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         cause = f": {error.__cause__}" if error.__cause__ else ""
         what = explain_unknown_field(error) or f"{error}{cause}".replace("\n", "\n    ")
-        return f"Nothing was started:\n  - {what}\n`python run.py --help` lists the groups and their choices."
+        return f"Not started, for this reason:\n  - {what}\n`python run.py --help` lists the groups and their choices."
     return None
 
 

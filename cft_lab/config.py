@@ -46,7 +46,7 @@ class OptimizationConfig:
     epochs: int = _setting(1, "passes over the examples", low=1)
     global_batch_size: int = _setting(64, "sequences per optimizer step", low=1)
     device_batch_size: int = _setting(64, "sequences per forward pass; changes memory and speed only", low=1)
-    max_length: int = _setting(512, "tokens; longer examples are dropped and counted", low=8)
+    max_length: int = _setting(512, "tokens; longer examples are dropped and counted", low=64)
     weight_decay: float = _setting(0.0, "AdamW weight decay", low=0.0, high=1.0)
     beta1: float = _setting(0.9, "AdamW beta1", low=0.0, high=0.9999)
     beta2: float = _setting(0.95, "AdamW beta2", low=0.0, high=0.99999)

@@ -13,7 +13,9 @@ from pathlib import Path
 from cft_lab.config import Config, ConfigError, check_fields
 from cft_lab.data.methods import METHODS
 from cft_lab.evaluation.benchmarks import BENCHMARKS, PAPER_BENCHMARKS
+from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.language import FAMILIES, HELD_OUT
+from cft_lab.lab.tokenizer import TURN_END
 from cft_lab.lab.webtext import DOCUMENT_KINDS
 from cft_lab.runtime import cached_snapshot, has_gpu, hub_cache
 
@@ -50,6 +52,13 @@ def _cross_checks(config: Config) -> Iterator[str]:
             yield from _check_mix(config.data.lab, "data.lab")
         if config.train.selection.mode == "best":
             yield from _check_benchmark("train.selection.benchmark", config.train.selection.benchmark)
+            if config.train.selection.benchmark in LAB_SETS and LAB_SETS[config.train.selection.benchmark].split == "test":
+                yield (
+                    f"train.selection.benchmark={config.train.selection.benchmark} is a test set: choosing a checkpoint on it "
+                    "would leak; use lab-validation"
+                )
+    if "" in config.inference.stop:
+        yield f"inference.stop={list(config.inference.stop)} has an empty string, which would cut every text: remove it"
     if not config.benchmarks.names:
         yield f"benchmarks.names=[] is empty: name at least one of {', '.join(BENCHMARKS)}"
     for name in config.benchmarks.names:
@@ -71,6 +80,8 @@ def _check_model(config: Config) -> Iterator[str]:
             f"model.lab.heads={lab.heads} must divide model.lab.hidden_size={lab.hidden_size} and be a multiple of "
             f"model.lab.kv_heads={lab.kv_heads}: change one of them"
         )
+    if config.model.end_of_turn != TURN_END:
+        yield f"model.end_of_turn={config.model.end_of_turn!r} is not in the lab tokenizer: lab models end a turn with {TURN_END}"
     web = lab.pretrain.web
     yield from _check_mix(web, "model.lab.pretrain.web")
     yield from _check_weights("model.lab.pretrain.web.kinds", web.kinds, DOCUMENT_KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def resolve_precision(precision: str, device_type: str) -> str:
 
 
 def autocast(precision: str, device_type: str) -> contextlib.AbstractContextManager[object]:
-    """A context in which matrix products run in `precision` (fp32 or bf16); weights stay in float32."""
+    """A context in which a training step's matrix products run in `precision` (fp32 or bf16); weights stay in float32."""
     import torch
 
     if precision == "bf16":
@@ -94,6 +95,14 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def load_model(folder: Path, dtype: str) -> PreTrainedModel:
+    """A causal model in `dtype` (float32 or bfloat16), whatever the folder was saved in: training wants float32 weights."""
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model
+
+
 def quiet_transformers() -> None:
     """Silences the library's own progress bars: a small model is loaded and saved many times a minute."""
     from transformers.utils import logging
@@ -131,13 +140,20 @@ def hub_cache() -> Path:
 
 
 def cached_snapshot(hub_id: str, revision: str | None) -> Path | None:
-    """The folder of a model that is a local folder or whole in the hub's cache (config and weights); None if it is not."""
+    """The folder of a model that is a local folder or lies in the hub's cache, whole (config, every shard); None if not."""
     if Path(hub_id).is_dir():
-        return Path(hub_id)
+        return Path(hub_id).resolve() if _is_whole(Path(hub_id)) else None
     repository = hub_cache() / f"models--{hub_id.replace('/', '--')}"
     reference = repository / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else (revision or "")
     snapshot = repository / "snapshots" / commit
-    if commit and (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors")):
-        return snapshot
-    return None
+    return snapshot.resolve() if commit and _is_whole(snapshot) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a model folder has its config and every shard that its index names."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+        return (folder / "config.json").exists() and all((folder / shard).exists() for shard in shards)
+    return (folder / "config.json").exists() and any(folder.glob("*.safetensors"))

@@ -8,6 +8,7 @@ holder, lets two processes that want the same stage make it once. This one mecha
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -164,10 +165,10 @@ class Store:
             owner = _read_owner(partial)
             who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
             self._say(f"{'wait':>7} {stage.name:<12} {stage.key}  {who} is making it")
-        except (
-            NotImplementedError,
-            OSError,
-        ):  # a file system without kernel locks: a lease that expires with its holder
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise
+            # a file system without kernel locks: a lease that its holder renews, and that is free when it dies
             lock = SoftFileLease(path.with_suffix(".lease"), lease_duration=120.0)
         return lock
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cft_lab.evaluation.statistics import Estimate, item_mean, macro_average, paired_difference, seed_sd
+from cft_lab.evaluation.statistics import Estimate, item_mean, macro_average, paired_difference, seed_sd, wilson
 from cft_lab.records import Grade, Outcome, Result
 from cft_lab.stages.common import GRADES
 from cft_lab.store import read_records
@@ -83,9 +83,9 @@ def print_table(finished: Sequence[tuple[str, Result | str]], root: Path) -> Non
         if len(arms) > 1:
             _print(
                 _difference_rows(arms, root),
-                "Difference of AVG in points, row minus column, paired by item [95 % interval]",
+                "Difference of AVG in points, row minus column, paired by item [95 % interval over items, not over training seeds]",
             )
-        _print(_accuracy_rows(arms, estimates), "Accuracy in % [95 % interval]")
+        _print(_accuracy_rows(arms, estimates), "Accuracy in % [95 % interval over items]")
     for label, what in finished:
         if isinstance(what, str):
             print(f"FAILED {label}: {what}")
@@ -134,9 +134,17 @@ def _cell(arm: Arm, benchmark: str, estimates: Mapping[str, Estimate]) -> str:
     if len(scores) == 1 and scores[0].accuracy is not None and scores[0].interval is not None:
         text = _percent(scores[0].accuracy, scores[0].interval)
     else:
-        text = _percent(estimates[benchmark].mean, estimates[benchmark].interval)
+        text = _percent(estimates[benchmark].mean, _within_bounds(estimates[benchmark], scores[0].n))
     errors = sum(score.errors for score in scores)
     return f"{text} ({errors} errors)" if errors else text
+
+
+def _within_bounds(estimate: Estimate, n: int) -> tuple[float, float]:
+    """The normal interval kept inside 0..1; where no item varies, Wilson's over the n items."""
+    if estimate.standard_error == 0:
+        return wilson(round(estimate.mean * n), n) or (0.0, 1.0)
+    low, high = estimate.interval
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _seed_spread(arm: Arm) -> str:

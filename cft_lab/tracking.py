@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ class MetricsFile:
 
     def __init__(self, folder: Path, resume_step: int = 0) -> None:
         path = folder / METRICS
-        kept = [row for row in read_metrics(folder) if row["step"] <= resume_step]
-        self._file = path.open("w", encoding="utf-8")
-        for row in kept:
-            self.append(row)
+        #: the rows that stand from an earlier, killed run
+        self.kept: list[dict[str, Any]] = [row for row in read_metrics(folder) if row["step"] <= resume_step]
+        rewritten = path.with_suffix(".tmp")
+        rewritten.write_text("".join(json.dumps(row) + "\n" for row in self.kept), encoding="utf-8")
+        os.replace(rewritten, path)
+        self._file = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a row; it reaches the operating system at once."""
@@ -103,7 +106,9 @@ class Tracker:
         return self._config.kind == "wandb" and not self._marker(key).exists()
 
     def _marker(self, key: str) -> Path:
-        return self._root / "tracking" / f"{key}.json"
+        """Says that a run was sent whole; another project, entity or mode is another destination."""
+        where = "-".join(filter(None, (self._config.mode, self._config.entity, self._config.project)))
+        return self._root / "tracking" / f"{key}-{where}.json"
 
     def _mark(self, key: str, kind: str) -> None:
         path = self._marker(key)

@@ -39,6 +39,10 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["data.lab.families.chain=-1"], ["data.lab.families", "out of range"]),
         (["model.lab.heads=3"], ["model.lab.heads=3 must divide"]),
         (["model.hub_id=/nowhere"], ["either model.lab", "both"]),
+        (["model.end_of_turn=foo"], ["model.end_of_turn='foo' is not in the lab tokenizer"]),
+        (["train.selection.benchmark=lab-basic"], ["lab-basic is a test set", "lab-validation"]),
+        (["inference.stop=['']"], ["inference.stop=[''] has an empty string"]),
+        (["benchmarks.items=1"], ["benchmarks.items=1 is out of range", "at least 2"]),
         (["engine=vllm"], ["engine.kind=vllm is not built yet"]),
         (["tracking=wandb", "tracking.mode=online"], ["WANDB_API_KEY"]),
         (["nosuchfield=1"], ["nosuchfield is not a field"]),
@@ -47,7 +51,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
 def test_bad_input_is_one_clear_message(arguments: list[str], said: list[str], tmp_path: Path) -> None:
     done = run(*arguments, f"output_root={tmp_path / 'store'}", WANDB_API_KEY="", NETRC="/nowhere")
     assert done.returncode == 2
-    assert "Nothing was started" in done.stderr
+    assert "Not started" in done.stderr
     for part in said:
         assert part in done.stderr
     assert "Traceback" not in done.stderr
@@ -64,8 +68,9 @@ def test_a_paper_scale_model_is_refused_at_once_where_it_cannot_run(tmp_path: Pa
     assert "Traceback" not in done.stderr
 
 
-def test_the_traceback_comes_back_on_request() -> None:
-    done = run("train.lrr=1", HYDRA_FULL_ERROR="1")
+@pytest.mark.parametrize("field", ["train.lrr=1", "train.lr=7"])
+def test_the_traceback_comes_back_on_request(field: str) -> None:
+    done = run(field, HYDRA_FULL_ERROR="1")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
@@ -138,7 +143,8 @@ def test_a_failing_cell_is_shown_as_failed(debug_model: Path, shared_store: Path
     done = run("-m", "method=sft-verified,base", *DEBUG, "data.examples=90", f"output_root={shared_store}")
     assert done.returncode == 1
     assert "FAILED" in done.stdout
-    assert "data.examples=90 are wanted" in done.stdout
+    assert "Stopped: data.examples=90 are wanted" in done.stderr
+    assert "Traceback" not in done.stderr
     assert "lab-basic" in done.stdout
 
 
@@ -147,6 +153,9 @@ def test_stages_lists_what_was_made(debug_model: Path, shared_store: Path, tmp_p
     done = subprocess.run([*command, str(shared_store)], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
     assert debug_model.parent.name in done.stdout
     assert "base_model" in done.stdout
+    errors = [sys.executable, "-m", "cft_lab", "lab-errors", "--store", str(shared_store)]
+    told = subprocess.run(errors, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT).stdout
+    assert all("right=" in line and "arithmetic=" in line for line in told.splitlines())
     refused = subprocess.run([*command, str(tmp_path / "no")], capture_output=True, text=True, check=False, cwd=PROJECT_ROOT)
     assert refused.returncode == 2
     assert "is not a folder" in refused.stderr

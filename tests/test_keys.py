@@ -98,7 +98,7 @@ def perturbed(field: str, value: Any) -> Any:
         "inference.name": "single-pass",
         "responses.kind": "reference",
         "train.selection.mode": "last",
-        "train.selection.benchmark": "lab-basic",
+        "train.selection.benchmark": "lab-long",
         "data.source": "hub",
     }
     if field in special:

@@ -75,7 +75,7 @@ def test_train_and_cell_runs_are_written_once_with_stage_keys_as_ids(cell: Compo
     assert any(name.startswith("samples/") for name in scored)
     pipeline.run(config, lambda line: None)
     assert len(list(tmp_path.glob("tracking/wandb/offline-run-*"))) == 2, "a reused cell is not logged again"
-    assert read_json(tmp_path / "tracking" / f"{train}.json")["run_id"] == train
+    assert read_json(tmp_path / "tracking" / f"{train}-offline-cft-lab.json")["run_id"] == train
 
 
 @pytest.mark.slow

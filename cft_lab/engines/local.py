@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from cft_lab.engines.base import Prompt, draw_seed
 from cft_lab.records import Completion, Sampling
 from cft_lab.runtime import (
-    autocast,
     free,
+    load_model,
     make_accelerator,
     quiet_transformers,
     render_prompt,
@@ -33,15 +33,16 @@ class TransformersEngine:
 
     def __init__(self, folder: Path, *, style: str, end_of_turn: str, batch_size: int, precision: str, cpu_threads: int) -> None:
         """`style` is a PromptFormat.style, `end_of_turn` the token that ends an answer; both it and the EOS stop a text."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer, GenerationConfig
 
         set_threads(cpu_threads)
         quiet_transformers()
         self._style, self._batch_size = style, batch_size
         self._device = make_accelerator().device
-        self._precision = resolve_precision(precision, self._device.type)
         self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder).to(self._device).eval()
+        dtype = "bfloat16" if resolve_precision(precision, self._device.type) == "bf16" else "float32"
+        self._model: Any = load_model(folder, dtype).to(self._device).eval()
+        self._model.generation_config = GenerationConfig()  # a model's own defaults (penalties, top_k) must not leak in
         stop = self._tokenizer.convert_tokens_to_ids(end_of_turn)
         self._stop_ids = sorted({stop, self._tokenizer.eos_token_id})
 
@@ -68,7 +69,7 @@ class TransformersEngine:
         processors = []
         if sampling.temperature > 0:
             processors = [seeded_sampler([draw_seed(sampling, p) for p in prompts], sampling, self._device)]
-        with torch.inference_mode(), autocast(self._precision, self._device.type):
+        with torch.inference_mode():
             output = self._model.generate(
                 **encoded,
                 generation_config=self._generation_config(sampling),
@@ -88,7 +89,8 @@ class TransformersEngine:
         )
 
     def _completion(self, ids: list[int], sampling: Sampling) -> Completion:
-        end = next((i for i, token in enumerate(ids) if token in self._stop_ids), None)
+        ends = {*self._stop_ids, self._tokenizer.pad_token_id}  # rows that ended early are padded
+        end = next((i for i, token in enumerate(ids) if token in ends), None)
         kept = ids if end is None else ids[:end]
         text = str(self._tokenizer.decode(kept, skip_special_tokens=True))
         cut = min((place for stop in sampling.stop if (place := text.find(stop)) >= 0), default=None)

@@ -18,7 +18,7 @@ def web_mix(web: WebConfig) -> WebMix:
 
 
 def web_sequences(pretrain: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], int]]:
-    """What a base model is trained on, until it holds `pretrain.tokens` tokens: (token ids, index of the first target).
+    """What a base model is trained on, until `pretrain.tokens` tokens were read: (token ids, index of the first target).
 
     Each document ends in the EOS. Of a conversation the answer alone carries loss: a question's names and numbers cannot be
     foreseen, and at this scale that noise would drown the rest.
@@ -30,7 +30,7 @@ def web_sequences(pretrain: PretrainConfig, tokenizer: PreTrainedTokenizerBase) 
         ids = [*head, *_ids(tokenizer, rest), tokenizer.eos_token_id]
         if len(ids) <= pretrain.optimization.max_length:
             yield ids, len(head)
-            total += len(ids)
+        total += len(ids)  # read, even if too long to be trained on
         if total >= pretrain.tokens:
             return
 

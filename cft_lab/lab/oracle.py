@@ -96,11 +96,12 @@ def _conclude(lines: list[str], answer: int, verdict: str) -> str:
 
 
 def _correction(right: Step, wrong: Step) -> str:
-    same = _operands(right) == _operands(wrong)
+    same = operands(right) == operands(wrong)
     return f"{right.equation}, not {wrong.result if same else wrong.equation}"
 
 
-def _operands(step: Step) -> tuple[str, list[int]]:
+def operands(step: Step) -> tuple[str, list[int]]:
+    """Operation and operands, in one order where order does not matter."""
     pair = [step.left, step.right]
     return step.op, sorted(pair) if step.op in "+*" else pair
 
@@ -108,7 +109,7 @@ def _operands(step: Step) -> tuple[str, list[int]]:
 def _first_wrong(truth: tuple[Step, ...], written: tuple[Step, ...]) -> int | None:
     """Index of the first step that differs from the true one; one past the shorter solution if it stops early."""
     for i, (right, claimed) in enumerate(zip(truth, written, strict=False)):
-        if _operands(right) != _operands(claimed) or right.result != claimed.result:
+        if operands(right) != operands(claimed) or right.result != claimed.result:
             return i
     return None if len(truth) == len(written) else min(len(truth), len(written))
 

@@ -4,11 +4,13 @@ Every function here but `track` returns a `Stage`. Its `config` holds exactly th
 `config.key_part`), and its `make` calls the library; nothing is decided here that changes a result.
 """
 
+from cft_lab.stages.common import GENERATIONS
 from cft_lab.stages.data import answers, critiques, examples, problems, responses
 from cft_lab.stages.evaluation import RESULT, generations, result, scores, track
 from cft_lab.stages.models import base_model, candidates, selected
 
 __all__ = [
+    "GENERATIONS",
     "RESULT",
     "answers",
     "base_model",

@@ -25,6 +25,13 @@ CURVE = "curve.json"  # validation scores of the candidates, in a selected stage
 MODEL = "model"  # the sub-folder of a stage that holds a model in the hub's format
 
 
+def cell_label(config: Config) -> str:
+    """What distinguishes a cell's model in listings: labels are no part of any key."""
+    if config.method.name == "base":
+        return f"base {config.model.name}"
+    return f"{config.method.name} on {config.data.name} from {config.model.name}, seed {config.seed}"
+
+
 def sampling_of(config: Config) -> Sampling:
     """Evaluation sampling; greedy decoding has no seed and no nucleus, so cells that differ only there share generations."""
     inference = config.inference

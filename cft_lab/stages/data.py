@@ -61,7 +61,7 @@ def responses(config: Config, pool: Stage, base: Stage) -> Stage:
         make,
         {"problems": pool} | ({"base": base} if kind == "self" else {}),
         prompts=prompt_texts(config, "solve") if kind == "self" else {},
-        modules=("engines", "evaluation/grading.py"),
+        modules=("engines", "evaluation", "runtime.py"),
     )
 
 
@@ -108,7 +108,7 @@ def answers(config: Config, pool: Stage) -> Stage:
 
 def _teacher_stage(name: str, config: Config, make: Any, upstream: Mapping[str, Stage], system: str) -> Stage:
     settings = key_part(config.teacher, "teacher")
-    modules = ("engines", "lab/oracle.py", "verdicts.py")
+    modules = ("engines", "lab", "verdicts.py", "prompts.py")
     texts = {"system": system, "body": prompts.question_and_solution("{question}", "{solution}")}
     return Stage(name, config.teacher.name, settings, make, upstream, prompts=texts, modules=modules)
 

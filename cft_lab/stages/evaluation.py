@@ -19,6 +19,7 @@ from cft_lab.stages.common import (
     GRADES,
     JOURNAL,
     MODEL,
+    cell_label,
     grade_all,
     open_engine,
     prompt_texts,
@@ -50,18 +51,24 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
         protocol = PROTOCOLS[config.inference.name]
         with open_engine(config, work.inputs["model"] / MODEL) as engine, Journal(work.folder / JOURNAL) as journal:
             rows = protocol(JournalEngine(engine, journal), items, FORMATS[config.model.prompt_format], config.inference, sampling)
+        failed = [turn.completion.text for row in rows for turn in row.turns if turn.completion.finish == "error"]
+        if failed:
+            raise RuntimeError(
+                f"{len(failed)} prompts of {benchmark} failed, the first with: {failed[0]}; the others are kept, "
+                "run the same command again to retry only these"
+            )
         write_records(work.folder / GENERATIONS, rows)
         tokens = sum(turn.completion.num_tokens for row in rows for turn in row.turns)
         return {"generations": len(rows), "turns": sum(len(row.turns) for row in rows), "tokens": tokens}
 
     return Stage(
         "generations",
-        f"{benchmark}, {config.inference.name}, T={config.temperature:g}",
+        f"{benchmark}, {config.inference.name}, T={config.temperature:g}, {cell_label(config)}",
         settings,
         make,
         {"model": model},
         prompts=prompt_texts(config, "solve", "critique" if config.inference.name == "two-stage" else config.inference.name),
-        modules=("engines", "evaluation/protocols.py", "runtime.py"),
+        modules=("engines", "evaluation", "runtime.py", "lab"),
     )
 
 
@@ -92,11 +99,11 @@ def scores(config: Config, benchmark: str, generated: Stage) -> Stage:
 
     return Stage(
         "scores",
-        benchmark,
+        f"{benchmark}, {cell_label(config)}",
         {},
         make,
         {"generations": generated},
-        modules=("evaluation/grading.py", "evaluation/statistics.py"),
+        modules=("evaluation", "lab"),
     )
 
 
@@ -117,7 +124,7 @@ def result(config: Config, scored: Mapping[str, Stage], trained: Stage | None, c
         return {"benchmarks": len(rows), "errors": sum(row.errors for row in rows)}
 
     upstream = dict(scored) | ({"candidates": trained} if trained else {})
-    return Stage("result", config.method.name, {}, make, upstream, modules=("records.py",))
+    return Stage("result", cell_label(config), {}, make, upstream, modules=("records.py",))
 
 
 def _keys(scored: Mapping[str, Stage]) -> dict[str, str]:

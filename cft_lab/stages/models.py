@@ -19,6 +19,7 @@ from cft_lab.stages.common import (
     CURVE,
     EXAMPLES,
     MODEL,
+    cell_label,
     grade_all,
     link_folder,
     open_engine,
@@ -51,7 +52,7 @@ def _pretrain(config: Config, work: Work) -> Mapping[str, Any]:
     from cft_lab.lab.tokenizer import train_tokenizer
     from cft_lab.runtime import machine, save_model
     from cft_lab.training.encode import Encoded
-    from cft_lab.training.loop import train
+    from cft_lab.training.loop import discard_resume, train
 
     lab = config.model.lab
     assert lab is not None
@@ -71,6 +72,7 @@ def _pretrain(config: Config, work: Work) -> Mapping[str, Any]:
             progress=config.progress,
         )
     save_model(model, tokenizer, config.model.end_of_turn, work.folder / MODEL)
+    discard_resume(work.folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens = sum(len(sequence.ids) for sequence in sequences)
     return {"parameters": parameters, "steps": steps, "tokens": tokens, **machine()}
@@ -96,7 +98,7 @@ def candidates(config: Config, made: Stage, base: Stage, tracker: Tracker) -> St
 
     return Stage(
         "candidates",
-        f"{config.method.name} on {config.data.name} from {config.model.name}, seed {config.seed}",
+        cell_label(config),
         settings,
         make,
         {"examples": made, "base": base},
@@ -105,12 +107,13 @@ def candidates(config: Config, made: Stage, base: Stage, tracker: Tracker) -> St
 
 
 def _fine_tune(config: Config, work: Work, log: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from cft_lab.runtime import free, machine, render_prompt, save_model
+    from cft_lab.runtime import free, load_model, machine, quiet_transformers, render_prompt, save_model
     from cft_lab.training.encode import encode_examples
-    from cft_lab.training.loop import train
+    from cft_lab.training.loop import discard_resume, train
 
+    quiet_transformers()
     folder = work.inputs["base"] / MODEL
     style = FORMATS[config.model.prompt_format].style
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -123,11 +126,14 @@ def _fine_tune(config: Config, work: Work, log: Callable[[Mapping[str, Any]], No
             "supervised": rows[0].target + config.model.end_of_turn,
         },
     )
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = load_model(folder, "float32")
     with open_metrics(work) as metrics:
 
         def note(row: Mapping[str, Any]) -> None:
             metrics.append(row)
+            log(row)
+
+        for row in metrics.kept:  # a resumed run is logged whole, so that nothing unsent is lost
             log(row)
 
         def save(step: int) -> None:
@@ -147,6 +153,7 @@ def _fine_tune(config: Config, work: Work, log: Callable[[Mapping[str, Any]], No
         )
     counts = {"steps": steps, "examples": len(encoded.sequences), "too_long": encoded.too_long}
     free(model)
+    discard_resume(work.folder)
     return counts | {"supervised_tokens": encoded.num_targets * config.train.epochs, **machine()}
 
 
@@ -177,12 +184,12 @@ def selected(config: Config, trained: Stage) -> Stage:
 
     return Stage(
         "selected",
-        f"{selection.mode} on {selection.benchmark}" if selection.mode == "best" else "last",
+        f"{f'best on {selection.benchmark}' if selection.mode == 'best' else 'last'} of {cell_label(config)}",
         settings,
         make,
         {"candidates": trained},
         prompts=prompt_texts(config, "solve") if selection.mode == "best" else {},
-        modules=("evaluation", "engines"),
+        modules=("evaluation", "engines", "runtime.py", "lab"),
     )
 
 

@@ -85,7 +85,8 @@ def train(
     """Trains `model` in place and returns the number of optimizer steps.
 
     `save(step)` is called after every `save_every_steps` steps and after the last, `report` after each step. The resume
-    state lives in `folder` and is picked up from there. Raises TrainingError if a loss or gradient is not finite.
+    state lives in `folder` and is picked up from there; the caller discards it once it has saved what it wants
+    (`discard_resume`). Raises TrainingError if a loss or gradient is not finite.
     """
     import torch
 
@@ -130,9 +131,8 @@ def train(
             bar.update()
             if (step + 1) % config.save_every_steps == 0 or step + 1 == steps:
                 save(step + 1)
-            if (step + 1) % config.resume_every_steps == 0 and step + 1 < steps:
+            if (step + 1) % config.resume_every_steps == 0 or step + 1 == steps:
                 _save_resume(model, optimizer, step + 1, folder / RESUME_FILE)
-    (folder / RESUME_FILE).unlink(missing_ok=True)
     model.eval()
     return steps
 
@@ -191,6 +191,11 @@ def resume_step(folder: Path) -> int:
         return 0
     with safe_open(folder / RESUME_FILE, framework="pt") as file:
         return int(json.loads(file.metadata()["state"])["step"])
+
+
+def discard_resume(folder: Path) -> None:
+    """Removes the resume state of a finished training."""
+    (folder / RESUME_FILE).unlink(missing_ok=True)
 
 
 def _load_resume(model: PreTrainedModel, optimizer: torch.optim.Optimizer, path: Path) -> int:
