@@ -86,6 +86,8 @@ def test_a_cached_paper_scale_model_passes_the_weights_check(tmp_path: Path) -> 
     done = run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path))
     assert "needs a GPU" in done.stderr
     assert "not in the local cache" not in done.stderr
+    (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors", "b": "missing.safetensors"}}')
+    assert "not in the local cache" in run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path)).stderr
 
 
 def test_the_paper_cell_is_composed_with_the_papers_values() -> None:

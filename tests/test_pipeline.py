@@ -139,7 +139,7 @@ def test_seeds_draw_apart_when_sampling(cell: ComposeCell, shared_store: Path) -
 COMMAND = [
     sys.executable, str(PROJECT_ROOT / "run.py"), "method=cft", "model=lab-debug", "train=debug", "data.pool=300",
     "data.examples=160", "benchmarks.items=40", "inference.max_new_tokens=24", "train.selection.max_new_tokens=24",
-    "engine.batch_size=16", "train.device_batch_size=4",
+    "engine.batch_size=16", "model.lab.pretrain.optimization.resume_every_steps=10", "train.device_batch_size=4",
 ]  # fmt: skip
 
 
@@ -155,7 +155,9 @@ def test_kill_9_at_three_random_moments_changes_nothing(tmp_path: Path) -> None:
             for line in child.stderr:
                 if line.split()[:2] in (["make", stage], ["resume", stage]):
                     break
-            time.sleep(rng.uniform(0.1, 1.5))
+            while stage == "base_model" and not list(killed.glob("base_model/*.partial/resume.safetensors")):
+                time.sleep(0.01)  # in the middle of pretraining, not while libraries are imported
+            time.sleep(rng.uniform(0.0, 1.0))
             kills += child.poll() is None
             child.send_signal(signal.SIGKILL)
     subprocess.run([*COMMAND, f"output_root={killed}"], check=True, capture_output=True)

@@ -65,6 +65,31 @@ def test_length_limit_and_stop_strings(debug_model: Path) -> None:
     assert any(c.finish == "stop" for c in stopped)
     for whole, part in zip(plain, stopped, strict=True):
         assert part.text == whole.text.split(stop)[0]
+    assert complete(debug_model, 1, PROMPTS, Sampling(max_new_tokens=24, stop=(stop,))) == stopped
+
+
+def test_defaults_that_a_model_ships_do_not_leak_in(debug_model: Path, tmp_path: Path) -> None:
+    """Some hub models ship a repetition penalty: greedy must mean greedy for them too."""
+    import json
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(debug_model, folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"repetition_penalty": 3.0, "max_length": 5}))
+    greedy = Sampling(max_new_tokens=24)
+    assert complete(folder, 12, PROMPTS, greedy) == complete(debug_model, 12, PROMPTS, greedy)
+
+
+def test_weights_are_loaded_in_the_precision_asked_for(debug_model: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    from cft_lab.runtime import load_model, save_model
+
+    half = load_model(debug_model, "bfloat16")
+    save_model(half, AutoTokenizer.from_pretrained(debug_model), TURN_END, tmp_path)
+    assert {p.dtype for p in load_model(tmp_path, "float32").parameters()} == {torch.float32}
 
 
 def test_a_model_that_learned_to_stop_stops(debug_model: Path, tmp_path: Path) -> None:

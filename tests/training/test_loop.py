@@ -14,7 +14,7 @@ import pytest
 
 from cft_lab.config import OptimizationConfig
 from cft_lab.training.encode import IGNORED, Encoded
-from cft_lab.training.loop import StepMetrics, TrainingError, batch_at, learning_rate, summed_loss, total_steps, train
+from cft_lab.training.loop import StepMetrics, TrainingError, batch_at, learning_rate, resume_step, summed_loss, total_steps, train
 
 CONFIG = OptimizationConfig(
     lr=1e-3, global_batch_size=8, device_batch_size=8, save_every_steps=3, resume_every_steps=1, cpu_threads=1
@@ -51,7 +51,13 @@ def tiny_model():  # type: ignore[no-untyped-def]
     )
 
 
-def run(folder: Path, config: OptimizationConfig = CONFIG, rows: list[Encoded] | None = None, stop_at: int | None = None):  # type: ignore[no-untyped-def]
+def run(  # type: ignore[no-untyped-def]
+    folder: Path,
+    config: OptimizationConfig = CONFIG,
+    rows: list[Encoded] | None = None,
+    stop_at: int | None = None,
+    announce: bool = False,
+):
     """Trains a fresh tiny model; `stop_at` raises after that step, as a crash would. Returns (weights, metrics)."""
     model = tiny_model()
     metrics: list[StepMetrics] = []
@@ -60,6 +66,8 @@ def run(folder: Path, config: OptimizationConfig = CONFIG, rows: list[Encoded] |
         if stop_at is not None and row.step > stop_at:
             raise InterruptedError
         metrics.append(row)
+        if announce:
+            print(f"step {row.step}", flush=True)
 
     options = {"seed": 3, "folder": folder, "pad_id": 0, "progress": False}
     train(model, rows or sequences(), config, save=lambda step: None, report=report, **options)
@@ -118,43 +126,45 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop_at: int) -> 
     assert equal_weights(whole, resumed)
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_then_resume_gives_the_same_bits(tmp_path: Path) -> None:
-    """A child process trains and is killed after a random while, saves included, until it gets through."""
+    """A child process trains and is killed four times, a random moment after a random step."""
     script = textwrap.dedent(
         """
-        import sys, time
+        import sys
+        from dataclasses import replace
         from pathlib import Path
         sys.path.insert(0, sys.argv[2])
         import test_loop
-        from dataclasses import replace
         from safetensors.torch import save_file
         folder = Path(sys.argv[1])
-        print("ready", flush=True)
-        weights, _ = test_loop.run(folder, replace(test_loop.CONFIG, epochs=8))
+        weights, _ = test_loop.run(folder, replace(test_loop.CONFIG, epochs=60), announce=True)
         save_file(weights, folder / "final.safetensors")
         """
     )
-    golden, _ = run(tmp_path, replace(CONFIG, epochs=8))
-    folder = tmp_path / "killed"
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
     folder.mkdir()
+    golden, _ = run(whole, replace(CONFIG, epochs=60))
     rng = random.Random(1)
-    kills = 0
-    while not (folder / "final.safetensors").exists():
-        child = subprocess.Popen(
-            [sys.executable, "-c", script, str(folder), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None
-        assert child.stdout.readline().strip() == "ready"
-        if kills < 3:
-            time.sleep(rng.uniform(2.0, 4.5))  # the model is built in the first two seconds
+    command = [sys.executable, "-c", script, str(folder), str(Path(__file__).parent)]
+    resumed_from = [0]
+    for _ in range(4):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            steps = 0
+            wanted = rng.randint(10, 60)
+            while steps < wanted and child.stdout.readline():
+                steps += 1
+            time.sleep(rng.uniform(0.0, 0.02))
             child.send_signal(signal.SIGKILL)
-            kills += 1
-        child.wait()
-        child.stdout.close()
+        assert child.returncode == -signal.SIGKILL, "it must die in the middle of training"
+        resumed_from.append(resume_step(folder))
+    assert sorted(set(resumed_from)) == resumed_from, "every attempt must get further"
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     from safetensors.torch import load_file
 
     final = load_file(folder / "final.safetensors")
-    assert kills >= 1
     assert equal_weights({name: golden[name] for name in final}, final)
 
 

@@ -1,0 +1,72 @@
+"""The table's numbers against scipy, on grades written by hand."""
+
+import random
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from cft_lab.evaluation.statistics import Estimate
+from cft_lab.records import Grade, Outcome, Result, Sampling, Score
+from cft_lab.store import write_records
+from cft_lab.tables import _within_bounds, arm_estimates, average_difference, collect_arms, label_cells, print_table
+
+N = 80
+
+
+def result(root: Path, name: str, chance: float) -> Result:
+    """A result on one benchmark whose grades are drawn by chance and lie in the store."""
+    rng = random.Random(name)
+    outcomes = [Outcome.CORRECT if rng.random() < chance else Outcome.WRONG for _ in range(N)]
+    folder = root / "scores" / name
+    folder.mkdir(parents=True)
+    write_records(folder / "grades.jsonl", [Grade(f"p{i}", outcome) for i, outcome in enumerate(outcomes)])
+    correct = outcomes.count(Outcome.CORRECT)
+    interval = stats.binomtest(correct, N).proportion_ci(method="wilson")
+    score = Score("b", "direct", Sampling(8), N, correct, 0, 0, 0, correct / N, (interval.low, interval.high))
+    return Result({}, {"scores/b": name}, (score,))
+
+
+def values(root: Path, *names: str) -> list[float]:
+    rows = [(root / "scores" / name / "grades.jsonl").read_text().splitlines() for name in names]
+    return [sum('"correct"' in line for line in lines) / len(names) for lines in zip(*rows, strict=True)]
+
+
+def test_seeds_are_averaged_by_item_and_differences_are_paired(tmp_path: Path) -> None:
+    cells = [("a", result(tmp_path, "a0", 0.7)), ("a", result(tmp_path, "a1", 0.7)), ("b", result(tmp_path, "b0", 0.4))]
+    a, b = collect_arms(cells)
+    estimate = arm_estimates(a, tmp_path)["b"]
+    items = values(tmp_path, "a0", "a1")
+    assert estimate.mean == pytest.approx(sum(items) / N)
+    assert estimate.standard_error == pytest.approx(stats.sem(items))
+    difference = average_difference(a, b, tmp_path)
+    assert difference is not None
+    paired = [x - y for x, y in zip(items, values(tmp_path, "b0"), strict=True)]
+    assert difference.mean == pytest.approx(sum(paired) / N)
+    assert difference.standard_error == pytest.approx(stats.sem(paired))
+
+
+def test_the_same_result_under_two_seeds_counts_once(tmp_path: Path) -> None:
+    same = result(tmp_path, "base", 0.5)
+    assert len(collect_arms([("base", same), ("base", same)])[0].results) == 1
+
+
+def test_labels_keep_only_what_differs() -> None:
+    common = ["data=lab-web", "tracking=none"]
+    assert label_cells([["method=cft", "seed=0", *common], ["method=sft", "seed=1", *common]]) == ["method=cft", "method=sft"]
+    assert label_cells([["method=cft"]]) == ["method=cft"]
+    assert label_cells([[]]) == ["the cell"]
+
+
+def test_intervals_stay_within_bounds() -> None:
+    assert _within_bounds(Estimate(0.01, 0.02), 50)[0] == 0.0
+    low, high = _within_bounds(Estimate(0.0, 0.0), 50)
+    assert low == 0.0
+    assert high == pytest.approx(stats.binomtest(0, 50).proportion_ci(method="wilson").high)
+
+
+def test_failed_cells_are_named_and_never_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([("a", result(tmp_path, "a0", 0.7)), ("b", "RuntimeError: no")], tmp_path)
+    printed = capsys.readouterr().out
+    assert "FAILED b: RuntimeError: no" in printed
+    assert "Difference" not in printed
