@@ -84,7 +84,8 @@ def test_one_batch_of_eight_equals_micro_batches(tmp_path: Path) -> None:
     golden = [m.loss for m in run(tmp_path)[1]]
     assert len(golden) == 6
     for size in (4, 3, 1):
-        other = [m.loss for m in run(tmp_path, replace(CONFIG, device_batch_size=size))[1]]
+        (tmp_path / str(size)).mkdir()
+        other = [m.loss for m in run(tmp_path / str(size), replace(CONFIG, device_batch_size=size))[1]]
         assert other == pytest.approx(golden, rel=1e-5)
     assert golden[-1] < golden[0]
 
