@@ -173,11 +173,12 @@ def _print(rows: list[list[str]], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     for place, head in enumerate(rows[0]):
         table.add_column(head, justify="left" if place == 0 else "right", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*row)
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 2 + sum(3 + max(len(row[i]) for row in rows) for i in range(len(rows[0]))))
+    console.print(title, style="bold", soft_wrap=True)
     console.print(table)
