@@ -58,14 +58,20 @@ class OptimizationConfig:
 
 
 @dataclass
-class WebConfig:
-    """What a lab model's pretraining text is made of (weights need not sum to 1; rates lie in 0..1)."""
+class MixConfig:
+    """A mix of lab problems and the mistakes in their solutions (weights need not sum to 1; rates lie in 0..1)."""
 
-    kinds: dict[str, float] = _setting({}, "weight of each kind of document", low=0.0)
     families: dict[str, float] = _setting({}, "weight of each problem family", low=0.0)
     steps: dict[int, float] = _setting({}, "weight of each number of steps", low=0.0)
     noise: dict[str, float] = _setting({}, "share of wrong solutions by family", low=0.0, high=1.0)
     typical: dict[str, float] = _setting({}, "share of mistakes that are the family's own misconception", low=0.0, high=1.0)
+
+
+@dataclass
+class WebConfig(MixConfig):
+    """What a lab model's pretraining text is made of."""
+
+    kinds: dict[str, float] = _setting({}, "weight of each kind of document", low=0.0)
 
 
 @dataclass
@@ -106,16 +112,6 @@ class ModelConfig:
 
 
 @dataclass
-class LabDataConfig:
-    """What a lab data source holds."""
-
-    families: dict[str, float] = _setting({}, "weight of each problem family", low=0.0)
-    steps: dict[int, float] = _setting({}, "weight of each number of steps", low=0.0)
-    noise: dict[str, float] = _setting({}, "share of wrong responses by family", low=0.0, high=1.0)
-    typical: dict[str, float] = _setting({}, "share of mistakes that are the family's own misconception", low=0.0, high=1.0)
-
-
-@dataclass
 class DataConfig:
     """Group `data`: where questions, and the data set's own responses, come from."""
 
@@ -129,7 +125,7 @@ class DataConfig:
     pool: int = _setting(8000, "problems drawn; every arm takes its examples from this pool in one order", low=1)
     examples: int = _setting(3000, "training examples of an arm, taken from the pool", low=1)
     seed: int = _setting(0, "seed of the draw", low=0)
-    lab: Optional[LabDataConfig] = None
+    lab: Optional[MixConfig] = None
 
 
 @dataclass

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from cft_lab.config import Config, ConfigError, check_fields
+from cft_lab.config import Config, ConfigError, MixConfig, check_fields
 from cft_lab.data.methods import METHODS
 from cft_lab.evaluation.benchmarks import BENCHMARKS, PAPER_BENCHMARKS
 from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.language import FAMILIES, HELD_OUT
 from cft_lab.lab.tokenizer import TURN_END
 from cft_lab.lab.webtext import DOCUMENT_KINDS
+from cft_lab.lab.world import WeightedT
 from cft_lab.runtime import cached_snapshot, has_gpu, hub_cache
 
 
@@ -87,20 +88,20 @@ def _check_model(config: Config) -> Iterator[str]:
     yield from _check_weights("model.lab.pretrain.web.kinds", web.kinds, DOCUMENT_KINDS)
 
 
-def _check_mix(mix: object, name: str) -> Iterator[str]:
+def _check_mix(mix: MixConfig | None, name: str) -> Iterator[str]:
     if mix is None:
         yield f"{name} is missing: give it families, steps and noise"
         return
     trained = [family for family in FAMILIES if family not in HELD_OUT]
-    yield from _check_weights(f"{name}.families", mix.families, trained)  # type: ignore[attr-defined]
-    yield from _check_weights(f"{name}.steps", mix.steps, range(1, 7))  # type: ignore[attr-defined]
+    yield from _check_weights(f"{name}.families", mix.families, trained)
+    yield from _check_weights(f"{name}.steps", mix.steps, range(1, 7))
     for rates in ("noise", "typical"):
         for family in set(getattr(mix, rates)) - set(FAMILIES):
             yield f"{name}.{rates}.{family} is unknown: choose from {', '.join(FAMILIES)}"
 
 
-def _check_weights(name: str, weights: Mapping[str, float] | Mapping[int, float], allowed: object) -> Iterator[str]:
-    choices = list(allowed)  # type: ignore[call-overload]
+def _check_weights(name: str, weights: Mapping[WeightedT, float], allowed: Iterable[WeightedT]) -> Iterator[str]:
+    choices = list(allowed)
     for key in weights:
         if key not in choices:
             yield f"{name}.{key} is not allowed: choose from {', '.join(map(str, choices))}"

@@ -8,7 +8,6 @@ any folder whose config says `qwen2`, whatever tokenizer.json holds, so any othe
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cft_lab.lab.language import MAX_NUMBER, PERCENTS
@@ -47,8 +46,3 @@ def train_tokenizer(seed: int, mix: WebMix, vocab_size: int) -> PreTrainedTokeni
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD, model_max_length=1024)
     fast.chat_template = CHAT_TEMPLATE
     return fast
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes the tokenizer so that AutoTokenizer gives it back (its config.json must stand beside it)."""
-    tokenizer.save_pretrained(folder)
