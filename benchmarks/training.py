@@ -18,7 +18,7 @@ import torch
 
 from cft_lab.config import LabModelConfig, OptimizationConfig
 from cft_lab.hydra_config import compose
-from cft_lab.lab.base_models import new_model, web_mix, web_sequences
+from cft_lab.lab.base_models import new_model, web_sequences
 from cft_lab.lab.tokenizer import train_tokenizer
 from cft_lab.training.encode import Encoded
 from cft_lab.training.loop import train
@@ -65,7 +65,7 @@ def main() -> None:
     lab = compose().model.lab
     assert lab is not None
     torch.set_num_threads(THREADS)
-    tokenizer = train_tokenizer(0, web_mix(lab.pretrain.web), lab.vocab_size)
+    tokenizer = train_tokenizer(0, lab.pretrain.web, lab.vocab_size)
     lab.pretrain.tokens = 60_000
     rows = [Encoded(tuple(ids), start) for ids, start in web_sequences(lab.pretrain, tokenizer)]
     equal = [Encoded(tuple(itertools.islice(itertools.cycle(row.ids), 128)), 0) for row in rows]

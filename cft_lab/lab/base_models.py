@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cft_lab.config import LabModelConfig, PretrainConfig, WebConfig
-from cft_lab.lab.webtext import Document, WebMix, web_documents
+from cft_lab.config import LabModelConfig, PretrainConfig
+from cft_lab.lab.webtext import Document, web_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def web_mix(web: WebConfig) -> WebMix:
-    """The config's mix as the world's own type."""
-    return WebMix(web.kinds, web.families, web.steps, web.noise, web.typical)
 
 
 def web_sequences(pretrain: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], int]]:
@@ -24,7 +19,7 @@ def web_sequences(pretrain: PretrainConfig, tokenizer: PreTrainedTokenizerBase) 
     foreseen, and at this scale that noise would drown the rest.
     """
     total = 0
-    for document in web_documents(pretrain.seed, web_mix(pretrain.web)):
+    for document in web_documents(pretrain.seed, pretrain.web):
         prompt, rest = _split_document(document, tokenizer)
         head = _ids(tokenizer, prompt)
         ids = [*head, *_ids(tokenizer, rest), tokenizer.eos_token_id]

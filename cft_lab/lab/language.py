@@ -166,7 +166,7 @@ HELD_OUT = ("office",)
 def steps_of(template: Template, slots: dict[str, str], total: int) -> tuple[Step, ...] | None:
     """The solution steps that a filled template adds to a running total, or None where a number leaves the world.
 
-    A `start` template has no steps: the caller takes the total from its slot `n` (see `opening_total`).
+    A `start` template has no steps: see `open_problem`.
     """
     number = {name: int(value) for name, value in slots.items() if value.isdigit()}
     phrase = template.phrase.format_map(slots)
@@ -190,6 +190,14 @@ def steps_of(template: Template, slots: dict[str, str], total: int) -> tuple[Ste
         second = first and _chain((f"divide by {number['a']}", first[0].result, "/", number["a"]))
         return first + second if first and second else None
     raise ValueError(f"unknown rule {rule!r}")
+
+
+def open_problem(opening: Template, slots: dict[str, str]) -> tuple[tuple[Step, ...], int] | None:
+    """The first steps of a solution and the total after a filled opening; a `start` has a total and no steps yet."""
+    if opening.rule == "start":
+        return (), int(slots["n"])
+    steps = steps_of(opening, slots, 0)
+    return (steps, steps[-1].result) if steps else None
 
 
 def _chain(*parts: tuple[str, int, str, int]) -> tuple[Step, ...] | None:
@@ -265,15 +273,10 @@ def _read_events(
     sentences: list[str],
     events: list[tuple[Template, re.Pattern[str]]],
 ) -> Reading | None:
-    steps: tuple[Step, ...] = ()
-    total = 0
-    if opening.rule == "start":
-        total = int(slots["n"])
-    else:
-        added = steps_of(opening, slots, 0)
-        if added is None:
-            return None
-        steps, total = added, added[-1].result
+    begun = open_problem(opening, slots)
+    if begun is None:
+        return None
+    steps, total = begun
     for sentence in sentences:
         found = next(((t, m) for t, p in events if (m := p.fullmatch(sentence))), None)
         added = steps_of(found[0], found[1].groupdict(), total) if found else None

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from cft_lab.config import WebConfig
 from cft_lab.lab.language import MAX_NUMBER, PERCENTS
-from cft_lab.lab.webtext import WebMix, web_documents
+from cft_lab.lab.webtext import web_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ CHAT_TEMPLATE = (
 _TRAINING_DOCUMENTS = 3000
 
 
-def train_tokenizer(seed: int, mix: WebMix, vocab_size: int) -> PreTrainedTokenizerBase:
+def train_tokenizer(seed: int, mix: WebConfig, vocab_size: int) -> PreTrainedTokenizerBase:
     """A tokenizer whose vocabulary is at most `vocab_size` plus one token for every number of the world."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer

@@ -7,9 +7,10 @@ All of it comes from the training split, and the held-out family never occurs.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cft_lab.config import WebConfig
 from cft_lab.lab.language import MAX_NUMBER, compute
 from cft_lab.lab.mistakes import noisy_attempt
 from cft_lab.lab.oracle import Oracle
@@ -27,18 +28,7 @@ class Document:
     messages: tuple[Message, ...]
 
 
-@dataclass(frozen=True)
-class WebMix:
-    """What the web is made of. Weights need not sum to 1; noise and typical are rates by family."""
-
-    kinds: Mapping[str, float]  # of DOCUMENT_KINDS
-    families: Mapping[str, float]
-    steps: Mapping[int, float]
-    noise: Mapping[str, float]
-    typical: Mapping[str, float]
-
-
-def web_documents(seed: int, mix: WebMix) -> Iterator[Document]:
+def web_documents(seed: int, mix: WebConfig) -> Iterator[Document]:
     """An endless stream of documents, a function of seed and mix."""
     rng = random.Random(f"web/{seed}")
     problems = make_problems(seed, "train", mix.families, mix.steps, unique_by=None)
@@ -47,7 +37,7 @@ def web_documents(seed: int, mix: WebMix) -> Iterator[Document]:
         yield Document(_arithmetic(rng)) if kind == "arithmetic" else Document(_about(next(problems), kind, rng, mix))
 
 
-def _about(problem: LabProblem, kind: str, rng: random.Random, mix: WebMix) -> tuple[Message, ...]:
+def _about(problem: LabProblem, kind: str, rng: random.Random, mix: WebConfig) -> tuple[Message, ...]:
     fmt = FORMATS["lab"]
     attempt = noisy_attempt(problem, rng, mix.noise, mix.typical).text
     if kind == "solved":

@@ -26,6 +26,7 @@ from cft_lab.lab.language import (
     Family,
     Step,
     Template,
+    open_problem,
     steps_of,
 )
 
@@ -117,14 +118,10 @@ def _try_problem(rng: random.Random, family: Family, name: str, num_steps: int) 
     if opening.rule in UNITS:
         words["thing"] = UNITS[opening.rule][1]
     slots = words | _opening_numbers(rng, opening)
-    steps: tuple[Step, ...] = ()
-    if opening.rule == "start":
-        total = int(slots["n"])
-    else:
-        added = steps_of(opening, slots, 0)
-        if added is None:
-            return None
-        steps, total = added, added[-1].result
+    begun = open_problem(opening, slots)
+    if begun is None:
+        return None
+    steps, total = begun
     sentences = [opening.text.format_map(slots)]
     # no event twice, so that each step of a solution quotes one sentence of the question
     events = iter(rng.sample(family.special, min(1, len(family.special))) + rng.sample(family.events, len(family.events)))

@@ -48,7 +48,7 @@ def base_model(config: Config) -> Stage:
 
 
 def _pretrain(config: Config, work: Work) -> Mapping[str, Any]:
-    from cft_lab.lab.base_models import new_model, web_mix, web_sequences
+    from cft_lab.lab.base_models import new_model, web_sequences
     from cft_lab.lab.tokenizer import train_tokenizer
     from cft_lab.runtime import machine, save_model
     from cft_lab.training.encode import Encoded
@@ -56,7 +56,7 @@ def _pretrain(config: Config, work: Work) -> Mapping[str, Any]:
 
     lab = config.model.lab
     assert lab is not None
-    tokenizer = train_tokenizer(lab.pretrain.seed, web_mix(lab.pretrain.web), lab.vocab_size)
+    tokenizer = train_tokenizer(lab.pretrain.seed, lab.pretrain.web, lab.vocab_size)
     sequences = [Encoded(tuple(ids), start) for ids, start in web_sequences(lab.pretrain, tokenizer)]
     model = new_model(lab, tokenizer)
     with open_metrics(work) as metrics:

@@ -11,14 +11,14 @@ def test_auto_tokenizer_gives_the_tokenizer_back(architecture: str, tmp_path: Pa
     from transformers import AutoTokenizer
 
     from cft_lab.hydra_config import compose
-    from cft_lab.lab.base_models import new_model, web_mix
+    from cft_lab.lab.base_models import new_model
     from cft_lab.lab.tokenizer import train_tokenizer
     from cft_lab.runtime import save_model
 
     lab = compose("model=lab-debug").model.lab
     assert lab is not None
     lab.architecture = architecture
-    tokenizer = train_tokenizer(0, web_mix(lab.pretrain.web), lab.vocab_size)
+    tokenizer = train_tokenizer(0, lab.pretrain.web, lab.vocab_size)
     save_model(new_model(lab, tokenizer), tokenizer, TURN_END, tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     text = "Step 1: Monday buys 12 more, so 7 + 12 = 19.\nThe answer is \\boxed{19}.<|im_end|>\n"

@@ -5,7 +5,6 @@ import pytest
 
 from cft_lab.evaluation.statistics import wilson
 from cft_lab.hydra_config import compose
-from cft_lab.lab.base_models import web_mix
 from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.language import FAMILIES, HELD_OUT, NAMES, read_question
 from cft_lab.lab.mistakes import KINDS, corrupt, noisy_attempt, right_attempt
@@ -67,7 +66,7 @@ def test_signature_ignores_names_things_and_the_order_of_numbers() -> None:
 def test_the_held_out_family_occurs_in_no_training_text() -> None:
     config = compose()
     assert config.model.lab is not None
-    documents = itertools.islice(web_documents(0, web_mix(config.model.lab.pretrain.web)), 3000)
+    documents = itertools.islice(web_documents(0, config.model.lab.pretrain.web), 3000)
     texts = [message.content for document in documents for message in document.messages]
     assert HELD_OUT == ("office",)
     asked = FAMILIES["office"].question.split("{thing}")[1]
