@@ -104,7 +104,8 @@ class ModelConfig:
 
     name: str = _setting("", "name in tables")
     scale: str = _setting("lab", "lab models are made here, paper models come from the hub", choices=("lab", "paper"))
-    hub_id: Optional[str] = _setting(None, "hub repository of a paper-scale model")
+    hub_id: Optional[str] = _setting(None, "hub repository of a paper-scale model, or a folder in its format")
+    api_model: Optional[str] = _setting(None, "name at the server of engine=openai of a model that is only evaluated")
     revision: Optional[str] = _setting(None, "hub revision (commit or tag); None is the cached default")
     prompt_format: str = _setting("lab", "how prompts are written", choices=("lab", "qwen", "deepseek"))
     end_of_turn: str = _setting("<|im_end|>", "token that ends an answer; supervised, and a stop token")
@@ -112,53 +113,122 @@ class ModelConfig:
 
 
 @dataclass
+class ApiConfig:
+    """How an OpenAI-compatible server is called. The key itself comes from the environment only."""
+
+    base_url: Optional[str] = _setting(None, "address of the server, such as http://host:8000/v1; None is OpenAI's")
+    api_key_env: Optional[str] = _setting("OPENAI_API_KEY", "environment variable that holds the key; None sends no key")
+    mode: str = _setting("online", "a request per row, or the Batch API (half the price, hours)", choices=("online", "batch"))
+    max_in_flight: int = _setting(32, "requests under way at once, at most; adapts downwards to rate limits", low=1, high=4096)
+    timeout_s: float = _setting(180.0, "seconds that one request may take", low=0.1, high=86400)
+    max_retries: int = _setting(8, "further attempts of a row that failed in a way that may pass", low=0, high=100)
+    max_cost_usd: Optional[float] = _setting(None, "dollars that a stage may spend; it stops before it crosses this", low=0.0)
+    confirm_cost: bool = _setting(False, "yes to the estimated cost, needed above confirm_above_usd")
+    confirm_above_usd: float = _setting(10.0, "estimated dollars above which confirm_cost=true is needed", low=0.0)
+
+
+@dataclass
+class WriterConfig(ApiConfig):
+    """A model, other than the one that is trained, that writes text: through an API, or on this machine."""
+
+    model: Optional[str] = _setting(None, "model name at the API; hub repository or folder of a local model")
+    revision: Optional[str] = _setting(None, "hub revision of a local model")
+    prompt_format: str = _setting("qwen", "how prompts of a local model are written", choices=("lab", "qwen", "deepseek"))
+    end_of_turn: str = _setting("<|im_end|>", "token that ends an answer of a local model")
+    temperature: float = _setting(0.0, "sampling temperature", low=0.0, high=2.0)
+    top_p: float = _setting(1.0, "nucleus", low=0.01, high=1.0)
+    max_new_tokens: int = _setting(3200, "length limit of one text, in tokens", low=1)
+    seed: int = _setting(0, "seed of the draws", low=0)
+
+
+@dataclass
 class DataConfig:
     """Group `data`: where questions, and the data set's own responses, come from."""
 
     name: str = _setting("", "name in tables")
-    source: str = _setting("lab", "the lab world or a hub data set", choices=("lab", "hub"))
-    hub_id: Optional[str] = _setting(None, "hub data set")
+    source: str = _setting("lab", "the lab world, a hub data set, or your own files", choices=("lab", "hub", "local"))
+    hub_id: Optional[str] = _setting(None, "hub data set, or a local folder in the same layout")
     subset: Optional[str] = _setting(None, "configuration of the hub data set")
     split: str = _setting("train", "split of the hub data set")
     revision: Optional[str] = _setting(None, "hub revision")
-    columns: dict[str, str] = _setting({}, "our field -> column of the hub data set")
+    path: Optional[str] = _setting(None, "file or folder (JSONL or Parquet) of source local")
+    layout: str = _setting(
+        "columns",
+        "how a row is read: mapped columns, a conversation, or instruction/input/output of a critique set",
+        choices=("columns", "messages", "critique"),
+    )
+    columns: dict[str, str] = _setting({}, "our field (question, solution, answer, subject, critique) -> column of the data set")
+    gold: str = _setting(
+        "column",
+        "where the gold answer stands: a mapped column, the solution's last boxed, or after its ####",
+        choices=("column", "boxed", "hashes"),
+    )
+    critiques: str = _setting("teacher", "who critiques: the teacher, or the data set's own", choices=("teacher", "released"))
+    streaming: bool = _setting(False, "read the hub data set without downloading it whole; changes no result")
+    scan_rows: Optional[int] = _setting(None, "only the first so many rows are looked at; None is all", low=1)
     pool: int = _setting(8000, "problems drawn; every arm takes its examples from this pool in one order", low=1)
     examples: int = _setting(3000, "training examples of an arm, taken from the pool", low=1)
+    supervised_tokens: Optional[int] = _setting(
+        None, "instead of examples: as many as give this number of target tokens, so that arms are token-matched", low=1
+    )
     seed: int = _setting(0, "seed of the draw", low=0)
     lab: Optional[MixConfig] = None
 
 
 @dataclass
-class ResponsesConfig:
-    """Group `responses`: whose solutions are imitated or critiqued."""
+class DecontaminationConfig:
+    """Group `decontamination`: which questions are kept out of training because they overlap with what is evaluated."""
 
-    name: str = _setting("reference", "name in tables")
-    kind: str = _setting("reference", "the data set's own, or generated by the base model", choices=("reference", "self"))
-    temperature: float = _setting(0.0, "sampling temperature of generated responses", low=0.0, high=2.0)
-    top_p: float = _setting(1.0, "nucleus of generated responses", low=0.01, high=1.0)
-    max_new_tokens: int = _setting(160, "length limit of generated responses", low=1)
-    seed: int = _setting(0, "seed of generated responses", low=0)
+    words: int = _setting(13, "length of the word n-grams that count as overlap; 0 switches it off", low=0, high=1000)
+    benchmarks: list[str] = _setting([], "benchmarks checked besides the cell's own and its validation set")
 
 
 @dataclass
-class TeacherConfig:
+class ResponsesConfig(WriterConfig):
+    """Group `responses`: whose solutions are imitated or critiqued."""
+
+    name: str = _setting("reference", "name in tables")
+    kind: str = _setting(
+        "reference",
+        "the data set's own, the base model's, or those of another model (local or through an API)",
+        choices=("reference", "self", "local", "openai"),
+    )
+    max_new_tokens: int = _setting(160, "length limit of one response, in tokens", low=1)
+
+
+@dataclass
+class TeacherConfig(WriterConfig):
     """Group `teacher`: who critiques responses and writes answers."""
 
     name: str = _setting("none", "name in tables")
-    kind: str = _setting("none", "which engine teaches", choices=("none", "oracle", "openai"))
-    model: Optional[str] = _setting(None, "model name at an API")
+    kind: str = _setting(
+        "none", "the lab's oracle, a model through an API, or one on this machine", choices=("none", "oracle", "openai", "local")
+    )
     error_rate: float = _setting(0.0, "how often a lab oracle errs", low=0.0, high=1.0)
-    temperature: float = _setting(0.0, "sampling temperature", low=0.0, high=2.0)
-    top_p: float = _setting(1.0, "nucleus", low=0.01, high=1.0)
-    max_new_tokens: int = _setting(3200, "length limit of a critique or answer", low=1)
-    seed: int = _setting(0, "seed of the teacher", low=0)
+    accept_failed: bool = _setting(False, "go on without the rows that still failed after all retries; they are recorded")
+
+
+@dataclass
+class PricesConfig:
+    """Group `prices`: what an API asks, in dollars per million tokens."""
+
+    dated: str = _setting("", "when the prices were read")
+    input_usd: dict[str, float] = _setting({}, "model -> price of a million prompt tokens", low=0.0)
+    output_usd: dict[str, float] = _setting({}, "model -> price of a million generated tokens", low=0.0)
+    batch_factor: float = _setting(1.0, "what the Batch API asks, as a share of the price", low=0.0, high=1.0)
 
 
 @dataclass
 class MethodConfig:
-    """Group `method`: how examples are made (a function of data/methods.py)."""
+    """Group `method`: how examples are made (a function of data/methods.py), and which critiques are used."""
 
-    name: str = _setting("cft", "arm", choices=("base", "sft", "sft-verified", "sft-teacher", "cft"))
+    name: str = _setting("cft", "arm", choices=("base", "sft", "sft-verified", "sft-teacher", "cft", "cft-short", "mix"))
+    keep_critiques: str = _setting(
+        "all",
+        "which critiques may be used: all (the paper), those with a readable verdict, those whose verdict agrees with the gold",
+        choices=("all", "parsed", "agreeing"),
+    )
+    max_critique_words: Optional[int] = _setting(None, "longer critiques are left out; cft-short finds its own limit", low=1)
 
 
 @dataclass
@@ -178,10 +248,10 @@ class TrainConfig(OptimizationConfig):
 
 
 @dataclass
-class EngineConfig:
+class EngineConfig(ApiConfig):
     """Group `engine`: what generates text when models are evaluated."""
 
-    kind: str = _setting("transformers", "generation engine", choices=("transformers", "vllm"))
+    kind: str = _setting("transformers", "generation engine", choices=("transformers", "vllm", "openai"))
     batch_size: int = _setting(256, "prompts per batch; changes memory and speed only", low=1)
     precision: str = _setting("fp32", "arithmetic", choices=("fp32", "bf16", "auto"))
     cpu_threads: int = _setting(2, "torch threads on CPU; fixed, because it changes the rounding", low=1, high=256)
@@ -223,8 +293,11 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    mix_data: DataConfig = field(default_factory=DataConfig)
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
     responses: ResponsesConfig = field(default_factory=ResponsesConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    prices: PricesConfig = field(default_factory=PricesConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -237,14 +310,24 @@ class Config:
     progress: bool = _setting(True, "progress bars and stage lines")
 
 
-#: fields that cannot change a result (names are labels; the others decide speed, place or looks)
+_API_FIELDS = tuple(item.name for item in dataclasses.fields(ApiConfig))
+
+#: fields that cannot change a result (names are labels; the others decide speed, place, price or looks)
 NOT_IN_KEYS = frozenset(
     {
         "model.name",
         "model.scale",
         "data.name",
+        "data.path",  # what the files hold is in the key
+        "data.streaming",
+        "mix_data.name",
+        "mix_data.path",
+        "mix_data.streaming",
         "responses.name",
         "teacher.name",
+        "teacher.accept_failed",
+        *(f"{group}.{name}" for group in ("teacher", "responses", "engine") for name in _API_FIELDS),
+        *(f"prices.{item.name}" for item in dataclasses.fields(PricesConfig)),
         "benchmarks.name",
         "engine.batch_size",
         "output_root",

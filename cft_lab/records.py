@@ -83,11 +83,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """What an engine returned: `finish` is `stop` (ended by itself), `length` (cut off) or `error` (text = reason)."""
+    """What an engine returned. `finish` says how the text ended:
+
+    `stop` (by itself), `length` (cut off), `error` (no text: the reason is in `text`; worth another try) or `refused` (no
+    text: the reason is in `text`; the server will not answer this prompt). Tokens and dollars are what a server reported.
+    """
 
     text: str
     num_tokens: int
     finish: str
+    prompt_tokens: int | None = None
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True)
