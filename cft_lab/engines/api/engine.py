@@ -1,0 +1,196 @@
+"""The OpenAI-compatible engine: any server that speaks `/v1/chat/completions`, one request per row or the Batch API."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cft_lab.config import ApiConfig
+from cft_lab.engines.api.background import Background, Post
+from cft_lab.engines.api.chat import Asking
+from cft_lab.engines.api.client import Caller, Tally
+from cft_lab.engines.api.cost import Ledger, Price
+from cft_lab.engines.api.errors import ApiError, BudgetReached, Key, Target
+from cft_lab.engines.api.gate import Gate
+from cft_lab.engines.api.online import Online, Row, Sender
+from cft_lab.engines.api.probe import probe
+from cft_lab.engines.base import Prompt
+from cft_lab.records import Completion, Sampling
+
+OPENAI_URL = "https://api.openai.com/v1"
+SAME_FAILURES = 20  # rows in a row that fail in one way before the run is stopped
+UNREPORTED = "unreported_usd.json"
+
+
+class OpenAIEngine:
+    """An `Engine`. Use as a context manager.
+
+    A row that fails for good comes back as finish `error` (worth another run) or `refused`. What ends the run is an ApiError.
+    `num_tokens` and `prompt_tokens` are the server's counts; where it gives none they are 0 and None. `cost_usd` is what the
+    server's counts of all attempts of the row come to. `spent_usd` is what earlier runs of the same stage spent by their rows;
+    in `folder` the engine keeps what no row can tell (and the state of batches), so give it the stage's folder every time.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        api: ApiConfig,
+        *,
+        owner: str,
+        price: Price | None,
+        spent_usd: float = 0.0,
+        folder: Path | None = None,
+        say: Callable[[str], None],
+        progress: bool = True,
+    ) -> None:
+        """`owner` is the config group (teacher, responses, engine) that messages name. Raises ApiError for a missing key, a budget
+        of zero, and a budget without a price."""
+        self._model, self._api, self._folder, self._say, self._progress = model, api, folder, say, progress
+        self._target = Target(owner, model, shown_url(api.base_url or OPENAI_URL), api.api_key_env)
+        self._key = read_key(api, self._target)
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+        file = folder / UNREPORTED if folder else None
+        self._ledger = Ledger(owner, price, api.mode, api.max_cost_usd, spent_usd, file)
+        self._tally = Tally()
+        self._gate = Gate(api.max_in_flight, self._ledger)
+
+    def __enter__(self) -> OpenAIEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to free: each `generate` closes what it opened."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        """See `Engine.generate`. Raises ApiError when nothing more can be sent, after all that was answered has been yielded."""
+        if not prompts:
+            return
+        done = 0
+        try:
+            for row in self._rows(prompts, sampling):
+                yield row.index, row.completion
+                done += 1
+        except BudgetReached as reached:
+            raise BudgetReached(
+                f"{reached}. {done:,} of {len(prompts):,} rows are done, {len(prompts) - done:,} are missing. Raise "
+                f"{self._target.owner}.max_cost_usd and run the same command again: only the missing rows are sent"
+            ) from None
+
+    def _rows(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Row]:
+        """Rows as they come, stopped when the same failure repeats; with the progress bar."""
+        streak = Streak(self._target)
+        with Background[Row](lambda post: self._work(prompts, sampling, post)) as rows, self._bar(len(prompts)) as bar:
+            try:
+                for row in rows:
+                    yield from streak.release(row)
+                    bar.update(1)
+                    bar.set_postfix_str(self._spent(), refresh=False)
+            except ApiError:
+                yield from streak.held
+                raise
+            yield from streak.held
+
+    async def _work(self, prompts: Sequence[Prompt], sampling: Sampling, post: Post[Row]) -> None:
+        gate = self._gate = Gate(self._api.max_in_flight, self._ledger)
+        asking = Asking(self._model, sampling, self._say)
+        try:
+            async with Caller(self._target, self._key, self._api, self._tally) as caller:
+                sender = Sender(caller, gate, self._ledger, self._target, self._key, self._tally)
+                if sampling.temperature > 0 and self._tally.seed == "not probed":
+                    await probe(sender, self._model, prompts[0])
+                    self._say(f"{self._target.model} at {self._target.url}: {self._tally.seed}, {self._tally.n}")
+                online = Online(sender, asking, sampling, self._api.max_retries)
+                await online.run(prompts, self._api.max_in_flight, post)
+        finally:
+            self._ledger.close()
+
+    def _bar(self, total: int) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(total=total, desc=self._target.owner, unit="row", disable=not self._progress)
+
+    def _spent(self) -> str:
+        tokens = self._tally.prompt_tokens + self._tally.output_tokens
+        return f"{tokens:,} tokens, ${self._ledger.spent_usd:,.2f}"
+
+    def observations(self) -> dict[str, Any]:
+        """What was seen so far in this process, for the manifest: counts, tokens, dollars, what the server is and does."""
+        tally, gate = self._tally, self._gate
+        return {
+            "requests": tally.requests,
+            "rows": dict(tally.rows),
+            "retries": dict(tally.retries),
+            "rows_given_up": dict(tally.failures),
+            "prompt_tokens": tally.prompt_tokens,
+            "output_tokens": tally.output_tokens,
+            "replies_without_usage": tally.replies_without_usage,
+            "cost_usd": round(tally.reported_usd, 6),
+            "cost_in_no_row_usd": round(self._ledger.unreported_usd, 6),
+            "models": dict(tally.models),
+            "seed": tally.seed,
+            "n": tally.n,
+            "highest_in_flight": gate.highest_active,
+            "rate_limit_cuts": gate.cuts,
+            "lowest_limit": gate.lowest_limit,
+        }
+
+
+class Streak:
+    """Stops a run whose rows all fail in one way, before it burns through 100,000 of them.
+
+    Refused rows are never sent again, so they are held back until something else shows that the cause is theirs alone.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._kind: str | None = None
+        self._count = 0
+        self._any_text = False
+        #: rows that were not given out yet
+        self.held: list[Row] = []
+
+    def release(self, row: Row) -> list[Row]:
+        """The rows that may be given out now. Raises ApiError when the failures repeat."""
+        refused = row.completion.finish == "refused"
+        self._any_text = self._any_text or row.failure is None
+        kind = None if refused and self._any_text else row.failure  # a refusal among texts is that row's own affair
+        free: list[Row] = []
+        if kind is None or kind != self._kind:
+            free, self.held = self.held, []
+            self._kind, self._count = kind, 0
+        if kind is None:
+            return [*free, row]
+        self._count += 1
+        if self._count >= SAME_FAILURES:
+            self.held = []
+            raise ApiError(
+                f"{self._target.owner}.base_url={self._target.url}: {self._count} rows one after another failed in the same way: "
+                f"{row.completion.text}. Remove the cause, then run the same command again: only the missing rows are sent"
+            )
+        if refused:
+            self.held.append(row)
+            return free
+        return [*free, row]
+
+
+def read_key(api: ApiConfig, target: Target) -> Key:
+    """The key from the environment variable that the config names. Raises ApiError if it is not set."""
+    if api.api_key_env is None:
+        return Key(None)
+    value = os.environ.get(api.api_key_env, "").strip()
+    if not value:
+        raise ApiError(
+            f"{target.owner}.api_key_env={api.api_key_env}: this environment variable is not set. Set it to the key of the server "
+            f"at {target.url}, or set {target.owner}.api_key_env=null for a server that wants no key"
+        )
+    return Key(value)
+
+
+def shown_url(url: str) -> str:
+    """An address without a user name, password or query, for messages."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
