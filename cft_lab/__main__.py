@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from cft_lab.commands import critiques
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.store import MANIFEST, Store, read_json, read_records
 
@@ -21,12 +22,16 @@ def main(arguments: list[str] | None = None) -> int:
     stages.add_argument("--json", action="store_true", help="whole manifests, one JSON object a line")
     stages.add_argument("--stage", help="only stages of this name")
     errors = commands.add_parser("lab-errors", help="for each lab result and benchmark: where its wrong solutions go wrong")
-    for command in (stages, errors):
+    quality = commands.add_parser("critiques", help="how good the critiques of a stage are, with samples")
+    critiques.add_arguments(quality)
+    for command in (stages, errors, quality):
         command.add_argument("--store", type=Path, default=PROJECT_ROOT / "outputs", help="folder of the store (default: outputs)")
     options = parser.parse_args(arguments)
     if not options.store.is_dir():
         print(f"--store {options.store} is not a folder: name the output_root of your runs", file=sys.stderr)
         return 2
+    if options.command == "critiques":
+        return critiques.run(options)
     finished = Store(options.store).finished()
     if options.command == "lab-errors":
         results = [(folder, manifest) for folder, manifest in finished if manifest["stage"] == "result"]

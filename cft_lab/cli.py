@@ -42,6 +42,7 @@ def run_cell(composed: DictConfig) -> Result | str:
     try:
         config = to_config(composed)
         preflight.check(config)
+        pipeline.check(config)
     except ConfigError as error:
         if _session.full_errors:
             raise
@@ -62,6 +63,8 @@ def guarded(main: Callable[[], Any]) -> None:
     Hydra is asked for raw exceptions, so that errors in composing a config come here too; HYDRA_FULL_ERROR=1, if the user sets
     it, brings every traceback back.
     """
+    from cft_lab.engines.api.errors import ApiError
+
     _session.full_errors = os.environ.get(_DEBUG) == "1"
     os.environ[_DEBUG] = "1"
     try:
@@ -74,7 +77,7 @@ def guarded(main: Callable[[], Any]) -> None:
             raise
         message = _bad_input(error)
         if message is None:
-            if isinstance(error, DataError):
+            if isinstance(error, (DataError, ApiError)):
                 say(f"Stopped: {error}")
             else:
                 traceback.print_exc()

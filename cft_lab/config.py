@@ -139,6 +139,8 @@ class WriterConfig(ApiConfig):
     top_p: float = _setting(1.0, "nucleus", low=0.01, high=1.0)
     max_new_tokens: int = _setting(3200, "length limit of one text, in tokens", low=1)
     seed: int = _setting(0, "seed of the draws", low=0)
+    accept_failed: bool = _setting(False, "go on without the rows that still failed after all retries; they are recorded")
+    retry_failed: bool = _setting(False, "try rows again that a finished stage lost; what was built on them is made anew")
 
 
 @dataclass
@@ -205,7 +207,6 @@ class TeacherConfig(WriterConfig):
         "none", "the lab's oracle, a model through an API, or one on this machine", choices=("none", "oracle", "openai", "local")
     )
     error_rate: float = _setting(0.0, "how often a lab oracle errs", low=0.0, high=1.0)
-    accept_failed: bool = _setting(False, "go on without the rows that still failed after all retries; they are recorded")
 
 
 @dataclass
@@ -325,7 +326,7 @@ NOT_IN_KEYS = frozenset(
         "mix_data.streaming",
         "responses.name",
         "teacher.name",
-        "teacher.accept_failed",
+        *(f"{group}.{name}" for group in ("teacher", "responses") for name in ("accept_failed", "retry_failed")),
         *(f"{group}.{name}" for group in ("teacher", "responses", "engine") for name in _API_FIELDS),
         *(f"prices.{item.name}" for item in dataclasses.fields(PricesConfig)),
         "benchmarks.name",

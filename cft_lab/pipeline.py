@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cft_lab import stages
-from cft_lab.config import PROJECT_ROOT, Config, fields_of
-from cft_lab.data.methods import METHODS
+from cft_lab import preflight, stages
+from cft_lab.config import PROJECT_ROOT, Config, ConfigError, fields_of
+from cft_lab.data.methods import METHODS, parts
 from cft_lab.records import Result, from_row
 from cft_lab.store import Stage, Store, read_json
 from cft_lab.tracking import Tracker
@@ -24,29 +24,57 @@ class Cell:
 
 
 def plan(config: Config) -> Cell:
-    """The stages of a cell and their keys, from the config alone: nothing is made, read or loaded."""
+    """The stages of a cell and their keys, from the config and local data files alone: nothing is made or loaded."""
     base = stages.base_model(config)
     model, trained = base, None
-    method = METHODS[config.method.name]
-    if method is not None:
-        pool = stages.problems(config)
-        responded = stages.answers(config, pool) if method.response == "answers" else stages.responses(config, pool, base)
-        critiqued = stages.critiques(config, pool, responded) if method.needs_critiques else None
-        made = stages.examples(config, method, pool, responded, critiqued)
-        trained = stages.candidates(config, made, base, Tracker(config.tracking, output_root(config)))
+    made = {source: _examples(part, base) for source, part in parts(config).items()}
+    if made:
+        examples = made["data"] if len(made) == 1 else stages.mixed_examples(config, made)
+        trained = stages.candidates(config, examples, base, Tracker(config.tracking, output_root(config)))
         model = stages.selected(config, trained)
     generated = {name: stages.generations(config, name, model) for name in config.benchmarks.names}
     scored = {name: stages.scores(config, name, generated[name]) for name in generated}
     return Cell(stages.result(config, scored, trained, describe(config)), trained)
 
 
+def _examples(config: Config, base: Stage) -> Stage:
+    """The examples of a single arm."""
+    method = METHODS[config.method.name]
+    assert method is not None
+    pool = stages.problems(config)
+    responded = stages.answers(config, pool) if method.response == "answers" else stages.responses(config, pool, base)
+    critiqued = stages.critiques(config, pool, responded) if method.needs_critiques else None
+    return stages.examples(config, pool, responded, critiqued, base)
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError, with all that this machine lacks for the stages that are yet to be made."""
+    lacking = list(preflight.lacking(config))
+    for stage in Store(output_root(config)).unmade(plan(config).result):
+        lacking += stage.lacks()
+    if lacking:
+        raise ConfigError(*dict.fromkeys(lacking))
+
+
 def run(config: Config, say: Callable[[str], None] = print) -> Result:
-    """Makes what is missing of a cell and returns its result. The config must have passed `preflight.check`."""
+    """Makes what is missing of a cell and returns its result. The config must have passed `preflight.check` and `check`."""
     cell = plan(config)
     store = Store(output_root(config), say)
+    _reopen_failed(config, store, cell.result)
     folder = store.ensure(cell.result)
     stages.track(config, store, cell.result, cell.trained)
     return from_row(Result, read_json(folder / stages.RESULT))
+
+
+def _reopen_failed(config: Config, store: Store, result: Stage) -> None:
+    """Opens finished stages again that lost rows, if the config asks for it."""
+    asked = {group for group in ("teacher", "responses") if getattr(config, group).retry_failed}
+    groups = {"critiques": "teacher", "answers": "teacher", "responses": "responses"}
+    for stage in result.walk():
+        if groups.get(stage.name) in asked and store.is_done(stage):
+            counts = store.manifest(stage)["counts"]
+            if counts.get("failed") or counts.get("refused"):
+                stages.forget_refused(store.reopen(stage))
 
 
 def output_root(config: Config) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cft_lab.config import Config, ConfigError, MixConfig, check_fields
-from cft_lab.data.methods import METHODS
+from cft_lab.data.methods import METHODS, MIXES, needs_teacher, parts
 from cft_lab.evaluation.benchmarks import BENCHMARKS, PAPER_BENCHMARKS
 from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.language import FAMILIES, HELD_OUT
@@ -22,42 +22,25 @@ from cft_lab.runtime import cached_snapshot, has_gpu, hub_cache
 
 
 def check(config: Config) -> None:
-    """Raises ConfigError, with every problem found, if the cell cannot run here."""
+    """Raises ConfigError, with every problem found, if the config contradicts itself."""
     problems = [*check_fields(config), *_cross_checks(config)]
     if problems:
         raise ConfigError(*problems)
-    problems = [*_missing_parts(config), *_missing_things(config)]
-    if problems:
-        raise ConfigError(*problems)
+
+
+def lacking(config: Config) -> Iterator[str]:
+    """What this version or this machine lacks for the cell, one line each; stages tell what they lack themselves."""
+    yield from _missing_parts(config)
+    yield from _missing_things(config)
 
 
 def _cross_checks(config: Config) -> Iterator[str]:
-    method = METHODS.get(config.method.name)
-    if method is not None:
-        if method.needs_teacher and config.teacher.kind == "none":
-            yield (
-                f"method={config.method.name} needs a teacher, but teacher={config.teacher.name or 'none'}: "
-                "choose one, for example teacher=oracle (lab) or teacher=gpt-4o-2024-11-20 (paper)"
-            )
-        if method.needs_teacher and config.teacher.kind == "oracle" and config.data.source != "lab":
-            yield (
-                f"teacher={config.teacher.name} reads only the lab world, but data={config.data.name}: "
-                "choose an API teacher or a lab source"
-            )
-        if config.data.examples > config.data.pool:
-            yield (
-                f"data.examples={config.data.examples} is more than data.pool={config.data.pool}: "
-                "raise data.pool or lower data.examples"
-            )
-        if config.data.source == "lab":
-            yield from _check_mix(config.data.lab, "data.lab")
-        if config.train.selection.mode == "best":
-            yield from _check_benchmark("train.selection.benchmark", config.train.selection.benchmark)
-            if config.train.selection.benchmark in LAB_SETS and LAB_SETS[config.train.selection.benchmark].split == "test":
-                yield (
-                    f"train.selection.benchmark={config.train.selection.benchmark} is a test set: choosing a checkpoint on it "
-                    "would leak; use lab-validation"
-                )
+    for source, part in (parts(config) if config.method.name in {**METHODS, **MIXES} else {}).items():
+        yield from _check_arm(source, part)
+    if config.method.name != "base":
+        yield from _check_selection(config)
+        for name in config.decontamination.benchmarks:
+            yield from _check_benchmark("decontamination.benchmarks", name)
     if "" in config.inference.stop:
         yield f"inference.stop={list(config.inference.stop)} has an empty string, which would cut every text: remove it"
     if not config.benchmarks.names:
@@ -69,11 +52,60 @@ def _cross_checks(config: Config) -> Iterator[str]:
     yield from _check_model(config)
 
 
+def _check_arm(source: str, config: Config) -> Iterator[str]:
+    """A single arm; `source` is the config field that its data come from."""
+    data, teacher = config.data, config.teacher
+    if needs_teacher(config) and teacher.kind == "none":
+        yield (
+            f"method={config.method.name} needs a teacher, but teacher={teacher.name or 'none'}: "
+            "choose one, for example teacher=oracle (lab) or teacher=gpt-4o-2024-11-20 (paper)"
+        )
+    if needs_teacher(config) and teacher.kind == "oracle" and data.source != "lab":
+        yield (f"teacher={teacher.name} reads only the lab world, but {source}={data.name}: choose another teacher or a lab source")
+    if data.supervised_tokens is None and data.examples > data.pool:
+        yield (
+            f"{source}.examples={data.examples} is more than {source}.pool={data.pool}: "
+            f"raise {source}.pool or lower {source}.examples"
+        )
+    if data.critiques == "released" and data.layout != "critique" and "critique" not in data.columns:
+        yield (
+            f"{source}.critiques=released, but {source}={data.name} has no critiques: map their column in "
+            f"{source}.columns.critique, or set {source}.critiques=teacher"
+        )
+    if data.critiques == "released" and config.responses.kind != "reference" and config.method.name != "sft":
+        yield (
+            f"{source}.critiques=released are about the data set's own responses, but responses={config.responses.name}: "
+            f"set responses=reference, or {source}.critiques=teacher"
+        )
+    if data.source == "lab":
+        yield from _check_mix(data.lab, f"{source}.lab")
+
+
+def _check_selection(config: Config) -> Iterator[str]:
+    selection = config.train.selection
+    if selection.mode != "best":
+        return
+    yield from _check_benchmark("train.selection.benchmark", selection.benchmark)
+    if selection.benchmark in LAB_SETS and LAB_SETS[selection.benchmark].split == "test":
+        yield (
+            f"train.selection.benchmark={selection.benchmark} is a test set: choosing a checkpoint on it "
+            "would leak; use lab-validation"
+        )
+
+
 def _check_model(config: Config) -> Iterator[str]:
-    lab = config.model.lab
-    if (lab is None) == (config.model.hub_id is None):
-        has = "neither" if lab is None else "both"
-        yield f"model={config.model.name} must have either model.lab (made here) or model.hub_id (loaded), and has {has}"
+    lab, api = config.model.lab, config.model.api_model
+    ways = {"model.lab (made here)": lab, "model.hub_id (loaded)": config.model.hub_id, "model.api_model (behind an API)": api}
+    if sum(way is not None for way in ways.values()) != 1:
+        has = " and ".join(name for name, way in ways.items() if way is not None) or "none"
+        yield f"model={config.model.name} must have exactly one of {', '.join(ways)}, and has {has}"
+    if (api is not None) != (config.engine.kind == "openai"):
+        yield (
+            f"engine.kind={config.engine.kind} does not fit model={config.model.name}: engine=openai evaluates models that have "
+            "model.api_model, and only those"
+        )
+    if api is not None and config.method.name != "base":
+        yield f"model={config.model.name} is behind an API and cannot be trained: use method=base, not {config.method.name}"
     if lab is None:
         return
     if lab.hidden_size % lab.heads or lab.heads % lab.kv_heads:
@@ -116,15 +148,9 @@ def _check_benchmark(field: str, name: str) -> Iterator[str]:
 
 def _missing_parts(config: Config) -> Iterator[str]:
     """What the configuration can say but this version cannot do yet."""
-    trains = config.method.name != "base"
     used = set(config.benchmarks.names)
-    if trains:
-        if config.data.source == "hub":
-            yield f"data={config.data.name}: loading hub data sets is not built yet; use a lab source (data=lab-web)"
-        if config.teacher.kind == "openai" and METHODS[config.method.name].needs_teacher:  # type: ignore[union-attr]
-            yield f"teacher={config.teacher.name}: API teachers are not built yet; use teacher=oracle with a lab source"
-        if config.train.selection.mode == "best":
-            used.add(config.train.selection.benchmark)
+    if config.method.name != "base" and config.train.selection.mode == "best":
+        used.add(config.train.selection.benchmark)
     unbuilt = [name for name in PAPER_BENCHMARKS if name in used]
     if unbuilt:
         yield f"benchmarks {', '.join(unbuilt)}: their loaders are not built yet; use {', '.join(BENCHMARKS)}"
@@ -135,7 +161,7 @@ def _missing_parts(config: Config) -> Iterator[str]:
 def _missing_things(config: Config) -> Iterator[str]:
     """What this machine lacks for the cell."""
     model = config.model
-    if model.scale == "paper" and not has_gpu():
+    if model.scale == "paper" and model.api_model is None and not has_gpu():
         yield f"model={model.name} needs a GPU, and there is none here: run where there is one, or choose model=lab-qwen2"
     if model.hub_id is not None and cached_snapshot(model.hub_id, model.revision) is None:
         at = f" at revision {model.revision}" if model.revision else ""

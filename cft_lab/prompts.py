@@ -27,6 +27,7 @@ class PromptFormat:
     critique_instruction: str
     single_pass_instruction: str
     self_critique_instruction: str
+    critique_label: str = ""  # what a critique begins with where it is a training target
 
 
 _BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -41,6 +42,7 @@ _QWEN = PromptFormat(
     "corrected solution. Put the final answer within \\boxed{}.",
     self_critique_instruction="Check the solution below step by step and explain briefly whether it is correct. "
     "Conclude with 'Conclusion: right/wrong [END]'.",
+    critique_label="Critique:\n",
 )
 
 FORMATS: dict[str, PromptFormat] = {
@@ -53,6 +55,7 @@ FORMATS: dict[str, PromptFormat] = {
         critique_instruction=_QWEN.critique_instruction,
         single_pass_instruction=_QWEN.single_pass_instruction,
         self_critique_instruction=_QWEN.self_critique_instruction,
+        critique_label=_QWEN.critique_label,
     ),
     "lab": PromptFormat(
         style="chat",

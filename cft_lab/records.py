@@ -54,6 +54,15 @@ class Critique:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A row that a model was asked for and did not give; `finish` is the completion's: `error` or `refused`."""
+
+    problem_id: str
+    finish: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn of a conversation; role is `system`, `user` or `assistant`."""
 
@@ -94,6 +103,11 @@ class Completion:
     finish: str
     prompt_tokens: int | None = None
     cost_usd: float | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is a text."""
+        return self.finish in ("stop", "length")
 
 
 @dataclass(frozen=True)

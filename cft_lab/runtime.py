@@ -83,9 +83,14 @@ def free(model: torch.nn.Module) -> None:
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, style: str, messages: Sequence[Message]) -> str:
-    """The prompt as text, ending where the answer begins. `style` is a `PromptFormat.style`."""
+    """The prompt as text, ending where the answer begins. `style` is a `PromptFormat.style`.
+
+    Plain text begins with the BOS token of a tokenizer that puts one before every text; chat templates write their own.
+    """
     if style == "plain":
-        return render_plain(tuple(messages))
+        first = list(tokenizer("")["input_ids"])[:1]
+        bos = str(tokenizer.bos_token) if first and first[0] == tokenizer.bos_token_id else ""
+        return bos + render_plain(tuple(messages))
     rows = [{"role": message.role, "content": message.content} for message in messages]
     return str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))
 

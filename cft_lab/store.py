@@ -8,6 +8,7 @@ holder, lets two processes that want the same stage make it once. This one mecha
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -37,11 +38,12 @@ KEY_LENGTH = 16  # hex digits: 64 bits; a store would need 10^8 stages for a col
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage's `make` gets: the folder to write into and the finished folders of its upstream stages, by role."""
+    """What a stage's `make` gets: the folder to write into, the finished folders of its upstream stages by role, a voice."""
 
     folder: Path
     inputs: Mapping[str, Path]
     key: str
+    say: Callable[[str], None] = print
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Stage:
     """One stage of a cell. `make(work)` writes the output files and returns counts for the manifest.
 
     `config` is the resolved part of the config that the stage depends on, `prompts` the template texts it uses, `modules`
-    the files of the package (or folders) whose later change is worth a warning when the output is reused.
+    the files of the package (or folders) whose later change is worth a warning when the output is reused. `lacks` tells, one
+    line each, what this machine lacks for making the stage; it is asked before anything starts, and only of stages to be made.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Stage:
     prompts: Mapping[str, str] = field(default_factory=dict)
     version: int = 1
     modules: tuple[str, ...] = ()
+    lacks: Callable[[], Iterable[str]] = tuple
 
     @cached_property
     def key(self) -> str:
@@ -126,6 +130,45 @@ class Store:
             self._make(stage, inputs)
         return folder
 
+    def unmade(self, stage: Stage) -> Iterator[Stage]:
+        """The stages that `ensure` would make now, each once and upstream first."""
+        seen: set[str] = set()
+
+        def visit(wanted: Stage) -> Iterator[Stage]:
+            if wanted.key in seen or self.is_done(wanted):
+                return
+            seen.add(wanted.key)
+            for above in wanted.upstream.values():
+                yield from visit(above)
+            yield wanted
+
+        yield from visit(stage)
+
+    def reopen(self, stage: Stage) -> Path:
+        """Takes a finished stage back to its partial folder, which is returned, so that `ensure` completes it.
+
+        What was built on it would no longer be what its key says: it moves, whole, to `<root>/superseded/`.
+        """
+        folder = self.folder(stage)
+        for name, key in self._built_on(stage.key):
+            target = self.root / "superseded" / name / f"{key}-{time.strftime('%Y%m%d-%H%M%S')}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name / key).rename(target)
+            self._say(f"{'moved':>7} {name:<12} {key}  to {target}: {stage.name} {stage.key}, which it stands on, is completed")
+        (folder / DONE).unlink()
+        partial = folder.with_name(f"{folder.name}.partial")
+        folder.rename(partial)
+        return partial
+
+    def _built_on(self, key: str) -> list[tuple[str, str]]:
+        """(stage name, key) of every finished stage that stands on a key, directly or not."""
+        stale, found = {key}, []
+        manifests = [manifest for _, manifest in self.finished()]
+        while grown := [m for m in manifests if m["key"] not in stale and stale & set(m["upstream"].values())]:
+            stale |= {manifest["key"] for manifest in grown}
+            found += [(manifest["stage"], manifest["key"]) for manifest in grown]
+        return found
+
     def finished(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Every finished stage in the store as (folder, manifest), oldest first."""
         found = [(done.parent, read_json(done.parent / MANIFEST)) for done in self.root.glob(f"*/*/{DONE}")]
@@ -142,7 +185,7 @@ class Store:
         write_json(partial / "owner.json", {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
         self._say(f"{'resume' if resumed else 'make':>7} {stage.name:<12} {stage.key}  {stage.label}")
         started = time.monotonic()
-        counts = stage.make(Work(partial, inputs, stage.key))
+        counts = stage.make(Work(partial, inputs, stage.key, self._say))
         seconds = round(time.monotonic() - started, 3)
         (partial / "owner.json").unlink(missing_ok=True)
         write_json(partial / MANIFEST, _manifest(stage, counts, seconds, resumed))
@@ -188,18 +231,19 @@ class Store:
 class Journal:
     """An append-only file of JSON rows that outlives kill -9: each row reaches the operating system as it is added.
 
-    A row torn by a kill is cut off on opening, so that the next one starts on a fresh line. Use as a context manager;
-    leaving it syncs the file to disk.
+    A row torn by a kill is cut off on opening, so that the next one starts on a fresh line. Rows stay on disk and are
+    found again by their place, so that a long journal costs no memory. Use as a context manager; leaving it syncs the file.
     """
 
     def __init__(self, path: Path) -> None:
-        data = path.read_bytes() if path.exists() else b""
-        whole = data.rfind(b"\n") + 1
-        #: the rows that were there on opening
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in data[:whole].splitlines()]
-        self._file = path.open("r+b" if data else "wb")
+        self._path = path
+        self._file = path.open("a+b")
+        whole = 0
+        with path.open("rb") as file:
+            for line in file:
+                whole += len(line) if line.endswith(b"\n") else 0
         self._file.truncate(whole)
-        self._file.seek(whole)
+        self._end = whole
 
     def __enter__(self) -> Journal:
         return self
@@ -208,10 +252,31 @@ class Journal:
         os.fsync(self._file.fileno())
         self._file.close()
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Adds a row."""
-        self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+    def append(self, row: Mapping[str, Any]) -> int:
+        """Adds a row and returns its place."""
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        self._file.write(line)
         self._file.flush()
+        place, self._end = self._end, self._end + len(line)
+        return place
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Every row with its place, oldest first. A line that a disk has spoiled is passed over: its row is made again."""
+        place = 0
+        with self._path.open("rb") as file:
+            for line in file:
+                row = None
+                with contextlib.suppress(ValueError):
+                    row = json.loads(line)
+                if row is not None:
+                    yield place, row
+                place += len(line)
+
+    def read(self, place: int) -> dict[str, Any]:
+        """The row at a place that `append` or `rows` named."""
+        self._file.seek(place)
+        row: dict[str, Any] = json.loads(self._file.readline())
+        return row
 
 
 def write_json(path: Path, value: Any) -> None:

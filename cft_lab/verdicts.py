@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import re
 
+_MARKS = r"[\s*_`\"'\[({$]*(?:\\(?:boxed|text|textbf|mathbf)\{)*"  # what may stand around the verdict: bold, quotes, LaTeX
 _CONCLUSION = re.compile(
-    r"conclusion[\s*_`]*[:\-][\s*_`\"'\[({]*"
-    r"(?P<verdict>incorrect|not\s+correct|not\s+right|correct|right|wrong|true|false)\b",
+    rf"\bconclusion[\s*_`]*(?:[:=\-–—]|\n){_MARKS}"
+    r"(?:(?:the|this)\s+(?:(?:student'?s?|student’s|given|provided|proposed|overall)\s+)?"
+    rf"(?:final\s+)?(?:solution|answer|response|work)\s+is{_MARKS})?"
+    r"(?P<verdict>incorrect|not\s+correct|not\s+right|correct|right|wrong|true|false)\b"
+    r"(?!\s+(?:triangle|angle|cone|prism|pyramid|hand|side)|\s+(?:answer|value|result|option|choice)\s+(?:is|=|would|should))",
     re.IGNORECASE,
 )
 _RIGHT = {"correct", "right", "true"}

@@ -38,7 +38,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["+data.lab.families.office=1"], ["data.lab.families.office is not allowed"]),
         (["data.lab.families.chain=-1"], ["data.lab.families", "out of range"]),
         (["model.lab.heads=3"], ["model.lab.heads=3 must divide"]),
-        (["model.hub_id=/nowhere"], ["either model.lab", "both"]),
+        (["model.hub_id=/nowhere"], ["exactly one of model.lab", "has model.lab (made here) and model.hub_id"]),
         (["model.end_of_turn=foo"], ["model.end_of_turn='foo' is not in the lab tokenizer"]),
         (["train.selection.benchmark=lab-basic"], ["lab-basic is a test set", "lab-validation"]),
         (["inference.stop=['']"], ["inference.stop=[''] has an empty string"]),
@@ -120,7 +120,7 @@ def test_paper_groups_can_still_be_overridden() -> None:
 def test_help_shows_the_groups() -> None:
     done = run("--help")
     assert done.returncode == 0
-    assert "method: base, cft, sft, sft-teacher, sft-verified" in done.stdout
+    assert "method: base, cft, cft-short, mix, sft, sft-teacher, sft-verified" in done.stdout
 
 
 def test_a_grid_runs_from_any_directory_and_ends_with_one_table(tmp_path: Path, debug_model: Path, shared_store: Path) -> None:

@@ -12,7 +12,13 @@ from cft_lab.config import NOT_IN_KEYS, Config, fields_of
 ComposeCell = Callable[..., Config]
 
 #: a cell in which every field is live
-LIVE = ("method=cft", "responses=self", "inference=two-stage", "temperature=0.7")
+LIVE = (
+    "method=cft",
+    "responses=self",
+    "inference=two-stage",
+    "temperature=0.7",
+    "benchmarks.names=[lab-basic,lab-applied,lab-long]",  # not lab-transfer, which decontamination names
+)
 
 ORDER = (
     "base_model",
@@ -36,6 +42,19 @@ EVERYTHING_BUT_PROBLEMS = RESPONSES | {"base_model"}
 EVERYTHING_BUT_BASE = RESPONSES | {"problems"}
 NOTHING: frozenset[str] = frozenset()
 
+#: how a server is called, in the groups teacher, responses and engine
+CALLING = (
+    "base_url",
+    "api_key_env",
+    "mode",
+    "max_in_flight",
+    "timeout_s",
+    "max_retries",
+    "max_cost_usd",
+    "confirm_cost",
+    "confirm_above_usd",
+)
+
 #: field, or group of fields ending in *, -> the stages whose keys it changes
 CHANGES: dict[str, frozenset[str]] = {
     "model.name": NOTHING,
@@ -45,13 +64,21 @@ CHANGES: dict[str, frozenset[str]] = {
     "model.lab.pretrain.optimization.resume_every_steps": NOTHING,
     "model.lab.pretrain.optimization.save_every_steps": NOTHING,
     "data.name": NOTHING,
+    "data.path": NOTHING,
+    "data.streaming": NOTHING,
     "data.examples": EXAMPLES,
+    "data.supervised_tokens": EXAMPLES,
+    "data.critiques": CRITIQUES,
     "data.*": EVERYTHING_BUT_BASE,
+    "decontamination.*": EVERYTHING_BUT_BASE,
+    "prices.*": NOTHING,
+    **{f"{group}.{name}": NOTHING for group in ("teacher", "responses", "engine") for name in CALLING},
+    **{f"{group}.{name}": NOTHING for group in ("teacher", "responses") for name in ("accept_failed", "retry_failed")},
     "responses.name": NOTHING,
     "responses.*": RESPONSES,
     "teacher.name": NOTHING,
     "teacher.*": CRITIQUES,
-    "method.name": EXAMPLES,
+    "method.*": EXAMPLES,
     "train.device_batch_size": NOTHING,
     "train.resume_every_steps": NOTHING,
     "train.selection.*": SELECTED,
@@ -94,12 +121,14 @@ def perturbed(field: str, value: Any) -> Any:
     special = {
         "model.prompt_format": "qwen",
         "method.name": "sft-verified",
-        "benchmarks.names": ["lab-basic", "lab-applied", "lab-long"],
+        "benchmarks.names": ["lab-basic", "lab-applied"],
         "inference.name": "single-pass",
         "responses.kind": "reference",
         "train.selection.mode": "last",
         "train.selection.benchmark": "lab-long",
         "data.source": "hub",
+        "data.critiques": "released",
+        "decontamination.benchmarks": [],
     }
     if field in special:
         return special[field]
@@ -131,6 +160,8 @@ def test_every_field_changes_exactly_the_keys_that_it_should(cell: ComposeCell) 
     assert {name for name, _ in before} == set(ORDER), "every stage must be live in this cell"
     wrong = []
     for field, value in fields(config):
+        if field.startswith("mix_data."):
+            continue  # not live here; see below
         after = keys(with_field(config, field, perturbed(field, value)))
         if field not in ("benchmarks.names", "method.name"):
             assert after.keys() == before.keys(), field
@@ -140,9 +171,22 @@ def test_every_field_changes_exactly_the_keys_that_it_should(cell: ComposeCell) 
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_second_source_of_a_mix_changes_its_examples_as_the_first_does(cell: ComposeCell) -> None:
+    config = cell("method=mix")
+    before = keys(config)["candidates", ""]
+    for field, value in fields(config):
+        if not field.startswith("mix_data."):
+            continue
+        twin = field.removeprefix("mix_")
+        after = keys(with_field(config, field, perturbed(twin, value)))["candidates", ""]
+        unread = {"data.critiques"}  # its arm imitates responses
+        assert (after == before) is (expected(twin) == NOTHING or twin in unread), field
+
+
 def test_the_table_and_the_list_of_harmless_fields_agree(cell: ComposeCell) -> None:
     names = [field for field, _ in fields(cell(*LIVE))]
-    assert {field for field in names if expected(field) == NOTHING} == {field for field in names if field in NOT_IN_KEYS}
+    live = [field for field in names if not field.startswith("mix_data.")]
+    assert {field for field in live if expected(field) == NOTHING} == {field for field in live if field in NOT_IN_KEYS}
     assert set(names) >= NOT_IN_KEYS
 
 
@@ -154,6 +198,21 @@ HARMLESS = {
     "model.lab.pretrain.optimization.resume_every_steps": 3,
     "model.lab.pretrain.optimization.save_every_steps": 5,
     "data.name": "renamed",
+    "data.path": "elsewhere.jsonl",
+    "data.streaming": True,
+    "mix_data.name": "renamed",
+    "mix_data.path": "elsewhere.jsonl",
+    "mix_data.streaming": True,
+    "prices.dated": "yesterday",
+    "prices.input_usd": {"some-model": 1.0},
+    "prices.output_usd": {"some-model": 1.0},
+    "prices.batch_factor": 0.25,
+    **{
+        f"{group}.{name}": value
+        for group in ("teacher", "responses", "engine")
+        for name, value in zip(CALLING, ("http://localhost/v1", "SOME_KEY", "batch", 3, 5.0, 1, 2.0, True, 0.5), strict=True)
+    },
+    **{f"{group}.{name}": True for group in ("teacher", "responses") for name in ("accept_failed", "retry_failed")},
     "responses.name": "renamed",
     "teacher.name": "renamed",
     "train.device_batch_size": 3,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cft_lab.config import PROJECT_ROOT
-from cft_lab.data.methods import METHODS
+from cft_lab.data.methods import METHODS, MIXES
 from cft_lab.evaluation.protocols import PROTOCOLS
 
 PACKAGE = PROJECT_ROOT / "cft_lab"
@@ -19,9 +19,11 @@ FLOORS = [
     {"config", "store"},
     {"runtime", "lab", "tracking", "hydra_config"},
     {"engines"},
-    {"data", "training", "evaluation"},
+    {"evaluation"},
+    {"data", "training"},
     {"stages", "preflight"},
     {"pipeline", "tables"},
+    {"commands"},
     {"cli", "__main__"},
 ]
 HEAVY = ("torch", "transformers", "wandb", "datasets", "accelerate", "vllm", "openai")
@@ -84,7 +86,7 @@ def test_the_choices_in_conf_are_the_choices_in_the_code() -> None:
     def names(group: str) -> set[str]:
         return {path.stem for path in (PROJECT_ROOT / "conf" / group).glob("*.yaml") if not path.stem.startswith("_")}
 
-    assert names("method") == set(METHODS)
+    assert names("method") == {*METHODS, *MIXES}
     assert names("inference") == set(PROTOCOLS) | {f"paper-{name}" for name in PROTOCOLS}
 
 

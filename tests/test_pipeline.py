@@ -15,7 +15,7 @@ import pytest
 
 from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, Config
-from cft_lab.data.methods import METHODS
+from cft_lab.data.methods import METHODS, MIXES
 from cft_lab.evaluation.statistics import wilson
 from cft_lab.records import Generation, Grade, Outcome, Result
 from cft_lab.store import read_json, read_records
@@ -35,14 +35,14 @@ def made(lines: list[str]) -> list[str]:
     return [line.split()[1] for line in lines if line.strip().startswith("make")]
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted({**METHODS, **MIXES}))
 def test_every_method_runs_end_to_end(cell: ComposeCell, method: str) -> None:
     config = cell(f"method={method}")
     result, _ = run(config)
     assert [score.benchmark for score in result.scores] == config.benchmarks.names
     assert all(score.n == 4 and score.errors == 0 for score in result.scores)
     assert (result.supervised_tokens is None) is (method == "base")
-    assert result.examples == (None if method == "base" else 24)
+    assert result.examples == {"base": None, "mix": 48}.get(method, 24)
     again, lines = run(config)
     assert again == result
     assert made(lines) == []
@@ -72,7 +72,7 @@ def test_scores_follow_from_the_recorded_grades_and_texts(cell: ComposeCell, sha
 
 def test_ten_cells_share_what_they_can(cell: ComposeCell, tmp_path: Path) -> None:
     lines: list[str] = []
-    for method in METHODS:
+    for method in ("base", "sft", "sft-verified", "sft-teacher", "cft"):
         for seed in (0, 1):
             pipeline.run(cell(f"method={method}", f"seed={seed}", f"output_root={tmp_path}"), lines.append)
     counts = {stage: made(lines).count(stage) for stage in {*made(lines)}}

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -175,7 +176,50 @@ def test_the_journal_keeps_whole_rows_only(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"torn": ')
     with Journal(path) as journal:
-        assert journal.rows == [{"a": "é"}, {"b": 2}]
+        assert [row for _, row in journal.rows()] == [{"a": "é"}, {"b": 2}]
         journal.append({"c": 3})
     with Journal(path) as journal:
-        assert journal.rows == [{"a": "é"}, {"b": 2}, {"c": 3}]
+        assert [journal.read(place) for place, _ in journal.rows()] == [{"a": "é"}, {"b": 2}, {"c": 3}]
+
+
+def test_a_spoiled_line_costs_its_row_only(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(b'{"a": 1}\n\x00\x00\xff\n{"b": 2}\n')
+    with Journal(path) as journal:
+        assert [row for _, row in journal.rows()] == [{"a": 1}, {"b": 2}]
+        assert [journal.read(place) for place, _ in journal.rows()] == [{"a": 1}, {"b": 2}]
+
+
+def test_what_is_unmade_is_told_upstream_first_and_ends_at_finished_stages(tmp_path: Path) -> None:
+    store, _ = quiet(tmp_path)
+    first = stage("first")
+    second = stage("second", upstream={"of": first})
+    last = stage("last", upstream={"a": first, "b": second})
+    assert [made.name for made in store.unmade(last)] == ["first", "second", "last"]
+    store.ensure(second)
+    shutil.rmtree(store.folder(first))
+    assert [made.name for made in store.unmade(stage("other", upstream={"b": second}))] == ["other"]
+
+
+def test_a_reopened_stage_is_completed_and_what_stood_on_it_is_kept_aside(tmp_path: Path) -> None:
+    def made(work: Work) -> Mapping[str, Any]:
+        with Journal(work.folder / "journal.jsonl") as journal:
+            journal.append({"row": len(list(journal.rows()))})
+            return {"rows": len(list(journal.rows()))}
+
+    store, lines = quiet(tmp_path)
+    first = stage("first", make=made)
+    second = stage("second", upstream={"of": first})
+    third = stage("third", upstream={"of": second})
+    beside = stage("beside")
+    for wanted in (third, beside):
+        store.ensure(wanted)
+    partial = store.reopen(first)
+    assert (partial / "journal.jsonl").exists()
+    assert [unmade.name for unmade in store.unmade(third)] == ["first", "second", "third"]
+    assert store.is_done(beside)
+    moved = sorted(path.parent.name for path in (tmp_path / "superseded").glob(f"*/*/{DONE}"))
+    assert [name.split("-")[0] for name in moved] == sorted([second.key, third.key])
+    assert sum("superseded" in line for line in lines) == 2
+    store.ensure(third)
+    assert store.manifest(first)["counts"] == {"rows": 2}

@@ -5,10 +5,12 @@ To add one: write the function, give it a line in METHODS, add conf/method/<name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from cft_lab.config import DataError
+from cft_lab.config import Config, DataError
 from cft_lab.prompts import PromptFormat, train_critique, train_solve
 from cft_lab.records import Critique, Example, Problem, Response
 
@@ -30,24 +32,24 @@ def sft_verified(problem: Problem, response: Response | None, critique: Critique
 
 
 def cft(problem: Problem, response: Response | None, critique: Critique | None, fmt: PromptFormat) -> Example | None:
-    """Imitates the teacher's critique of the response. A critique without a verdict says nothing and is dropped."""
-    if response is None or critique is None or critique.verdict is None:
+    """Imitates the teacher's critique of the response."""
+    if response is None or critique is None or not critique.text.strip():
         return None
-    return Example(problem.id, train_critique(fmt, problem.question, response.text), critique.text)
+    prompt = train_critique(fmt, problem.question, response.text)
+    return Example(problem.id, prompt, fmt.critique_label + critique.text)
 
 
 @dataclass(frozen=True)
 class Method:
-    """An arm: how it makes examples, and which upstream stages it reads. `response` is whose text is imitated."""
+    """An arm: how it makes examples, and which upstream stages it reads. `response` is whose text is imitated.
+
+    `like_responses` keeps only critiques short enough that they are, on average, as long as the responses.
+    """
 
     make: MakeExample
-    response: str  # responses (the data's or the model's own) | answers (the teacher's)
+    response: str  # responses (the data's or a model's own) | answers (the teacher's)
     needs_critiques: bool
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether a teacher must be chosen."""
-        return self.needs_critiques or self.response == "answers"
+    like_responses: bool = False
 
 
 #: method name -> arm; None is the base model, evaluated as it is
@@ -57,25 +59,90 @@ METHODS: Mapping[str, Method | None] = {
     "sft-verified": Method(sft_verified, "responses", needs_critiques=True),
     "sft-teacher": Method(sft, "answers", needs_critiques=False),
     "cft": Method(cft, "responses", needs_critiques=True),
+    "cft-short": Method(cft, "responses", needs_critiques=True, like_responses=True),
 }
+#: arms made of other arms, each on a source of its own: name -> (method, config field of the source)
+MIXES: Mapping[str, tuple[tuple[str, str], ...]] = {"mix": (("cft", "data"), ("sft", "mix_data"))}
 
 
-def build_examples(
+def parts(config: Config) -> dict[str, Config]:
+    """The single arms that a cell trains on, each as a config of its own, by the field of their source; empty for base."""
+    name = config.method.name
+    if name in MIXES:
+        return {
+            source: dataclasses.replace(
+                config, method=dataclasses.replace(config.method, name=method), data=getattr(config, source)
+            )
+            for method, source in MIXES[name]
+        }
+    return {} if METHODS[name] is None else {"data": config}
+
+
+def needs_teacher(config: Config) -> bool:
+    """Whether a single arm (see `parts`) asks its teacher anything: released critiques need none."""
+    method = METHODS[config.method.name]
+    assert method is not None
+    return method.response == "answers" or (method.needs_critiques and config.data.critiques == "teacher")
+
+
+def usable_critiques(
+    critiques: Iterable[Critique], keep: str, right: Mapping[str, bool | None], max_words: int | None
+) -> tuple[dict[str, Critique], dict[str, int]]:
+    """The critiques that pass the filters, by problem id, and how many each filter left out.
+
+    `keep` is MethodConfig.keep_critiques; `right` says of the responses that could be graded whether they are right;
+    `max_words` is the longest critique allowed, counted in words.
+    """
+    kept: dict[str, Critique] = {}
+    left_out: Counter[str] = Counter()
+    for critique in critiques:
+        graded = right.get(critique.problem_id)
+        if max_words is not None and len(critique.text.split()) > max_words:
+            left_out["too_long"] += 1
+        elif keep != "all" and critique.verdict is None:
+            left_out["unparsed"] += 1
+        elif keep == "agreeing" and graded is None:
+            left_out["no_gold"] += 1
+        elif keep == "agreeing" and critique.verdict is not graded:
+            left_out["disagrees"] += 1
+        else:
+            kept[critique.problem_id] = critique
+    return kept, dict(left_out)
+
+
+def response_like_limit(critiques: Iterable[Critique], responses: Iterable[Response]) -> int:
+    """The largest number of words such that critiques up to it are, on average, no longer than the responses are."""
+    target = [len(response.text.split()) for response in responses]
+    mean = sum(target) / max(len(target), 1)
+    total, limit = 0, 0
+    for count, words in enumerate(sorted(len(critique.text.split()) for critique in critiques), start=1):
+        total += words
+        if total > mean * count:
+            break
+        limit = words
+    return limit
+
+
+def make_examples(
     method: Method,
-    wanted: int,
     problems: Iterable[Problem],
     responses: Mapping[str, Response],
     critiques: Mapping[str, Critique],
     fmt: PromptFormat,
-) -> tuple[list[Example], int]:
-    """The first `wanted` examples in pool order and the number of rows dropped on the way.
+) -> Iterator[Example | None]:
+    """The method applied to every problem in pool order; None for a row that it drops."""
+    for problem in problems:
+        yield method.make(problem, responses.get(problem.id), critiques.get(problem.id), fmt)
+
+
+def take(made: Iterable[Example | None], wanted: int) -> tuple[list[Example], int]:
+    """The first `wanted` examples and the number of rows dropped on the way.
 
     Raises DataError, naming both counts, if the pool runs out first.
     """
     examples: list[Example] = []
     dropped = 0
-    for problem in problems:
-        example = method.make(problem, responses.get(problem.id), critiques.get(problem.id), fmt)
+    for example in made:
         if example is None:
             dropped += 1
             continue
@@ -84,5 +151,28 @@ def build_examples(
             return examples, dropped
     raise DataError(
         f"data.examples={wanted} are wanted, but the pool of {len(examples) + dropped} problems gives {len(examples)} "
-        f"({dropped} dropped by the method): raise data.pool or lower data.examples"
+        f"({dropped} dropped by the method or its filters): raise data.pool or lower data.examples"
+    )
+
+
+def take_tokens(made: Iterable[Example | None], wanted: int, count: Callable[[Example], int | None]) -> tuple[list[Example], int]:
+    """The first examples that together have `wanted` supervised tokens, less than one example over, and the rows dropped.
+
+    `count` gives an example's supervised tokens, or None if training would drop it as too long. Raises DataError, naming
+    both counts, if the pool runs out first.
+    """
+    examples: list[Example] = []
+    dropped = total = 0
+    for example in made:
+        tokens = None if example is None else count(example)
+        if example is None or tokens is None:
+            dropped += 1
+            continue
+        examples.append(example)
+        total += tokens
+        if total >= wanted:
+            return examples, dropped
+    raise DataError(
+        f"data.supervised_tokens={wanted} are wanted, but the pool of {len(examples) + dropped} problems gives {total} in "
+        f"{len(examples)} examples ({dropped} dropped): raise data.pool or lower data.supervised_tokens"
     )

@@ -10,27 +10,60 @@ from cft_lab.records import Completion, Sampling, to_row
 from cft_lab.store import Journal
 
 
+class Memory:
+    """What a journal knows: the last completion of each prompt, kept on disk. Errors are not known: they are tried again."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._places: dict[str, int] = {}  # prompt name -> place of its completion
+        self._errors: dict[str, int] = {}
+        #: dollars that all completions of the journal cost, errors and repeated ones included
+        self.spent_usd = 0.0
+        for place, row in journal.rows():
+            self._file(row["prompt"], place, Completion(**row["completion"]))
+
+    def missing(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[int]:
+        """Indices of the prompts that have no completion yet."""
+        return [i for i, prompt in enumerate(prompts) if _name(prompt, sampling) not in self._places]
+
+    def find(self, prompt: Prompt, sampling: Sampling) -> Completion | None:
+        """The prompt's completion, or its last error; None if it was never answered."""
+        name = _name(prompt, sampling)
+        place = self._places.get(name, self._errors.get(name))
+        return None if place is None else Completion(**self._journal.read(place)["completion"])
+
+    def recent(self, count: int) -> list[Completion]:
+        """Up to `count` of the completions that were noted last."""
+        places = sorted(self._places.values())[-count:]
+        return [Completion(**self._journal.read(place)["completion"]) for place in places]
+
+    def note(self, prompt: Prompt, sampling: Sampling, completion: Completion) -> None:
+        """Writes a completion down."""
+        name = _name(prompt, sampling)
+        self._file(name, self._journal.append({"prompt": name, "completion": to_row(completion)}), completion)
+
+    def _file(self, name: str, place: int, completion: Completion) -> None:
+        self.spent_usd += completion.cost_usd or 0.0
+        (self._errors if completion.finish == "error" else self._places)[name] = place
+
+
 class JournalEngine:
     """Wraps an engine. Prompts that the journal already answers are not sent again; failed ones are tried again."""
 
     def __init__(self, engine: Engine, journal: Journal) -> None:
         self._engine = engine
-        self._journal = journal
-        self._known = {
-            row["prompt"]: Completion(**row["completion"]) for row in journal.rows if row["completion"]["finish"] != "error"
-        }
+        self._memory = Memory(journal)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         """See `Engine.generate`; what is known comes first."""
-        names = [_name(prompt, sampling) for prompt in prompts]
-        missing = [i for i, name in enumerate(names) if name not in self._known]
+        missing = self._memory.missing(prompts, sampling)
         for index in sorted(set(range(len(prompts))) - set(missing)):
-            yield index, self._known[names[index]]
+            known = self._memory.find(prompts[index], sampling)
+            assert known is not None
+            yield index, known
         for place, completion in self._engine.generate([prompts[i] for i in missing], sampling) if missing else ():
-            index = missing[place]
-            self._journal.append({"prompt": names[index], "completion": to_row(completion)})
-            self._known[names[index]] = completion
-            yield index, completion
+            self._memory.note(prompts[missing[place]], sampling, completion)
+            yield missing[place], completion
 
 
 def _name(prompt: Prompt, sampling: Sampling) -> str:

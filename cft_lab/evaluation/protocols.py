@@ -48,7 +48,7 @@ def two_stage(
         solutions = _complete(engine, active, lambda item: eval_solve(fmt, item.question), f"solve/{number}", sampling)
         for item in active:
             turns[item.id].append(Turn("solve", solutions[item.id]))
-        judged = [item for item in active if solutions[item.id].finish != "error"]
+        judged = [item for item in active if solutions[item.id].answered]
         critiques = _complete(
             engine,
             judged,

@@ -5,9 +5,10 @@ Every function here but `track` returns a `Stage`. Its `config` holds exactly th
 """
 
 from cft_lab.stages.common import GENERATIONS
-from cft_lab.stages.data import answers, critiques, examples, problems, responses
+from cft_lab.stages.data import answers, critiques, examples, mixed_examples, problems, responses
 from cft_lab.stages.evaluation import RESULT, generations, result, scores, track
 from cft_lab.stages.models import base_model, candidates, selected
+from cft_lab.stages.writers import forget_refused
 
 __all__ = [
     "GENERATIONS",
@@ -17,7 +18,9 @@ __all__ = [
     "candidates",
     "critiques",
     "examples",
+    "forget_refused",
     "generations",
+    "mixed_examples",
     "problems",
     "responses",
     "result",

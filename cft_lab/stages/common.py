@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cft_lab import prompts
-from cft_lab.config import Config
+from cft_lab.config import Config, EngineConfig
+from cft_lab.engines.base import Engine
+from cft_lab.engines.journal import JournalEngine, Memory
 from cft_lab.evaluation.grading import grade
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Message, Problem, Sampling
-from cft_lab.store import Work
+from cft_lab.stages.api import open_api
+from cft_lab.store import Journal, Work
 from cft_lab.tracking import MetricsFile
 
 if TYPE_CHECKING:
@@ -42,22 +47,38 @@ def sampling_of(config: Config) -> Sampling:
 
 
 def grade_all(rows: Sequence[Generation], items: Sequence[Problem]) -> list[Grade]:
-    """Grades of final texts against the items' golds, in the order of the texts."""
+    """Grades of final texts against the items' golds, in the order of the texts; a refused item was not measured."""
     gold = {item.id: str(item.answer) for item in items}
-    return [grade(row.problem_id, gold[row.problem_id], row.final_text, row.finish) for row in rows]
+    return [
+        grade(row.problem_id, gold[row.problem_id], row.final_text, "error" if row.finish == "refused" else row.finish)
+        for row in rows
+    ]
 
 
-def open_engine(config: Config, folder: Path) -> TransformersEngine:
-    """The cell's engine over a model folder; use as a context manager."""
+@contextlib.contextmanager
+def open_engine(config: Config, work: Work, folder: Path, journal_name: str = JOURNAL) -> Iterator[JournalEngine]:
+    """The cell's engine over a model folder, with a journal in the stage's folder."""
+    with Journal(work.folder / journal_name) as journal:
+        if config.engine.kind == "openai":
+            model = str(config.model.api_model)
+            opened: AbstractContextManager[Engine] = open_api(model, config.engine, "engine", config, work, Memory(journal))
+        else:
+            opened = open_folder(config.engine, folder, config.model.prompt_format, config.model.end_of_turn)
+        with opened as engine:
+            yield JournalEngine(engine, journal)
+
+
+def open_folder(engine: EngineConfig, folder: Path, prompt_format: str, end_of_turn: str) -> TransformersEngine:
+    """An engine over a folder of any model; use as a context manager."""
     from cft_lab.engines.local import TransformersEngine
 
     return TransformersEngine(
         folder,
-        style=FORMATS[config.model.prompt_format].style,
-        end_of_turn=config.model.end_of_turn,
-        batch_size=config.engine.batch_size,
-        precision=config.engine.precision,
-        cpu_threads=config.engine.cpu_threads,
+        style=FORMATS[prompt_format].style,
+        end_of_turn=end_of_turn,
+        batch_size=engine.batch_size,
+        precision=engine.precision,
+        cpu_threads=engine.cpu_threads,
     )
 
 
@@ -66,7 +87,11 @@ def prompt_texts(config: Config, *uses: str) -> dict[str, str]:
     fmt = FORMATS[config.model.prompt_format]
     used = {
         "solve": prompts.eval_solve(fmt, "{question}"),
-        "train": prompts.train_solve(fmt, "{question}") + prompts.train_critique(fmt, "{question}", "{solution}"),
+        "train": (
+            *prompts.train_solve(fmt, "{question}"),
+            *prompts.train_critique(fmt, "{question}", "{solution}"),
+            Message("assistant", fmt.critique_label),
+        ),
         "single-pass": prompts.eval_single_pass(fmt, "{question}"),
         "critique": prompts.eval_critique(fmt, "{question}", "{solution}"),
     }

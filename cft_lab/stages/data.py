@@ -2,95 +2,167 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from cft_lab import prompts
 from cft_lab.config import Config, key_part
-from cft_lab.data.methods import Method, build_examples
-from cft_lab.data.sources import load_problems
+from cft_lab.data.critique_quality import quality, response_grades
+from cft_lab.data.methods import (
+    METHODS,
+    Method,
+    make_examples,
+    response_like_limit,
+    take,
+    take_tokens,
+    usable_critiques,
+)
+from cft_lab.data.sources import load_pool, missing_source, source_identity
 from cft_lab.engines.base import Prompt
-from cft_lab.engines.journal import JournalEngine
-from cft_lab.engines.oracle import OracleEngine
+from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
 from cft_lab.evaluation.grading import grade
 from cft_lab.evaluation.protocols import direct
 from cft_lab.lab import WORLD_VERSION
-from cft_lab.lab.oracle import Oracle
 from cft_lab.prompts import FORMATS
-from cft_lab.records import Critique, Outcome, Problem, Response, Sampling
-from cft_lab.stages.common import CRITIQUES, EXAMPLES, JOURNAL, MODEL, PROBLEMS, RESPONSES, open_engine, prompt_texts
-from cft_lab.store import Journal, Stage, Work, read_records, write_records
+from cft_lab.records import Critique, Example, Grade, Message, Outcome, Problem, Response, Sampling
+from cft_lab.stages import writers
+from cft_lab.stages.common import CRITIQUES, EXAMPLES, GRADES, MODEL, PROBLEMS, RESPONSES, open_engine, prompt_texts
+from cft_lab.stages.writers import Replies, Writer
+from cft_lab.store import Stage, Work, read_records, write_records
 from cft_lab.verdicts import parse_verdict
+
+#: fields of a source that later stages read
+_LATER = ("data.examples", "data.supervised_tokens", "data.critiques")
 
 
 def problems(config: Config) -> Stage:
-    """The pool of questions with the data set's own responses."""
-    data = config.data
-    kept = {name: value for name, value in key_part(data, "data").items() if name != "data.examples"}
+    """The pool of questions with the data set's own responses (and critiques), less those that overlap with evaluation."""
+    data, words = config.data, config.decontamination.words
+    settings = {name: value for name, value in key_part(data, "data").items() if name not in _LATER}
+    settings |= source_identity(data) | ({"world": WORLD_VERSION} if data.lab else {})
+    evaluated = evaluated_benchmarks(config) if words else []
+    settings["decontamination"] = {
+        "words": words,
+        "against": {name: dict(BENCHMARKS[name].identity) for name in evaluated},
+    }
 
     def make(work: Work) -> Mapping[str, Any]:
-        return {"problems": write_records(work.folder / PROBLEMS, load_problems(data))}
+        questions = [(name, item.question) for name in evaluated for item in load_items(name)]
+        pool = load_pool(data, questions, words)
+        write_records(work.folder / CRITIQUES, pool.critiques)
+        return {"problems": write_records(work.folder / PROBLEMS, pool.problems)} | pool.counts
 
-    world = {"world": WORLD_VERSION} if data.lab else {}
-    return Stage("problems", data.name, kept | world, make, modules=("lab", "data/sources.py"))
+    return Stage("problems", data.name, settings, make, modules=("lab", "data"), lacks=lambda: missing_source(data))
+
+
+def evaluated_benchmarks(config: Config) -> list[str]:
+    """What training questions are checked against: the cell's benchmarks, its validation set, and those named besides."""
+    selection = config.train.selection
+    chosen = {*config.benchmarks.names, *config.decontamination.benchmarks}
+    return sorted(chosen | ({selection.benchmark} if selection.mode == "best" else set()))
 
 
 def responses(config: Config, pool: Stage, base: Stage) -> Stage:
-    """A response to every problem of the pool: the data set's own, or the base model's."""
+    """A response to every problem of the pool: the data set's own, the base model's, or another model's."""
     kind = config.responses.kind
+    writer = Writer(config.responses, "responses", kind)
+    own = kind == "self"
     settings: dict[str, Any] = {"kind": kind}
-    if kind == "self":
+    texts: dict[str, str] = {}
+    if own:
         settings |= key_part(config.responses, "responses") | key_part(config.engine, "engine")
         settings |= {"stop": list(config.inference.stop), "end_of_turn": config.model.end_of_turn}
+        texts = prompt_texts(config, "solve")
+    elif kind != "reference":
+        settings |= writer.settings(config)
+        texts = {message.role: message.content for message in _solve(config, "{question}")}
 
     def make(work: Work) -> Mapping[str, Any]:
         items = read_records(work.inputs["problems"] / PROBLEMS, Problem)
+        counts: dict[str, Any] = {}
         if kind == "reference":
             rows = [Response(item.id, item.solution or "", item.source) for item in items]
-        else:
+        elif own:
             rows = _self_responses(config, work, items)
-        known = [(row, item) for row, item in zip(rows, items, strict=True) if item.answer is not None]
-        right = sum(grade(i.id, str(i.answer), row.text).outcome is Outcome.CORRECT for row, i in known)
+        else:
+            asked = {item.id: Prompt(f"{item.id}/solve", _solve(config, item.question)) for item in items}
+            rows, counts = _write(writer, config, work, asked, lambda name, text: Response(name, text, config.responses.name))
         count = write_records(work.folder / RESPONSES, rows)
-        return {"responses": count, "with_gold": len(known), "right": right}
+        return {"responses": count} | _grade_responses(work, items, rows) | counts
 
     return Stage(
         "responses",
         f"{config.responses.name} of {config.data.name}",
         settings,
         make,
-        {"problems": pool} | ({"base": base} if kind == "self" else {}),
-        prompts=prompt_texts(config, "solve") if kind == "self" else {},
+        {"problems": pool} | ({"base": base} if own else {}),
+        prompts=texts,
         modules=("engines", "evaluation", "runtime.py"),
+        lacks=lambda: writers.lacks(writer, config) if kind in ("local", "openai") else (),
     )
 
 
-def _self_responses(config: Config, work: Work, items: Sequence[Problem]) -> list[Response]:
+def _solve(config: Config, question: str) -> tuple[Message, ...]:
+    return prompts.eval_solve(FORMATS[config.responses.prompt_format], question)
+
+
+def _grade_responses(work: Work, items: Iterable[Problem], rows: Iterable[Response]) -> dict[str, int]:
+    """Grades what has a gold answer into a file of its own, for the quality of critiques."""
+    gold = {item.id: str(item.answer) for item in items if item.answer is not None}
+    grades = [grade(row.problem_id, gold[row.problem_id], row.text) for row in rows if row.problem_id in gold]
+    write_records(work.folder / GRADES, grades)
+    return {"with_gold": len(grades), "right": sum(row.outcome is Outcome.CORRECT for row in grades)}
+
+
+def _self_responses(config: Config, work: Work, items: list[Problem]) -> list[Response]:
     wanted = config.responses
     stop = tuple(config.inference.stop)
     sampling = Sampling(wanted.max_new_tokens, wanted.temperature, wanted.top_p, wanted.seed, stop)
-    with open_engine(config, work.inputs["base"] / MODEL) as engine, Journal(work.folder / JOURNAL) as journal:
-        made = direct(JournalEngine(engine, journal), items, FORMATS[config.model.prompt_format], config.inference, sampling)
+    with open_engine(config, work, work.inputs["base"] / MODEL) as engine:
+        made = direct(engine, items, FORMATS[config.model.prompt_format], config.inference, sampling)
     return [Response(row.problem_id, row.final_text, config.model.name) for row in made]
 
 
+def _write(
+    writer: Writer, config: Config, work: Work, asked: Mapping[str, Prompt], record: Callable[[str, str], Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Has the writer answer `asked` (by problem id) and returns record(problem id, text) of each reply, and counts."""
+    writers.ask(writer, config, work, list(asked.values()))
+    replies = Replies(writer, work, asked)
+    rows = [record(name, completion.text) for name, completion in replies]
+    return rows, replies.counts()
+
+
 def critiques(config: Config, pool: Stage, responded: Stage) -> Stage:
-    """The teacher's critique of every response of the pool."""
+    """A critique of every response of the pool: the teacher's, or those that the data set came with."""
+    released = config.data.critiques == "released"
 
     def make(work: Work) -> Mapping[str, Any]:
         items = read_records(work.inputs["problems"] / PROBLEMS, Problem)
         texts = {row.problem_id: row.text for row in read_records(work.inputs["responses"] / RESPONSES, Response)}
-        asked = [Prompt(f"{i.id}/critique", prompts.teacher_critique(i.question, texts[i.id])) for i in items]
-        rows = [
-            Critique(item.id, text, config.teacher.name, parse_verdict(text))
-            for item, text in zip(items, _ask_teacher(config, work, asked), strict=True)
-        ]
+        counts: dict[str, Any] = {}
+        if released:
+            rows = read_records(work.inputs["problems"] / CRITIQUES, Critique)
+        else:
+            answered = [item for item in items if texts.get(item.id, "").strip()]
+            asked = {i.id: Prompt(f"{i.id}/critique", prompts.teacher_critique(i.question, texts[i.id])) for i in answered}
+            rows, counts = _write(_teacher(config), config, work, asked, lambda name, text: _critique(config, name, text))
+            counts["no_response"] = len(items) - len(answered)
         write_records(work.folder / CRITIQUES, rows)
         verdicts = [row.verdict for row in rows]
-        counts = {"right": verdicts.count(True), "wrong": verdicts.count(False), "unparsed": verdicts.count(None)}
-        return {"critiques": len(rows)} | counts
+        found = {"right": verdicts.count(True), "wrong": verdicts.count(False), "unparsed": verdicts.count(None)}
+        grades = response_grades(read_records(work.inputs["responses"] / GRADES, Grade))
+        return {"critiques": len(rows)} | found | counts | {"quality": quality(rows, grades)}
 
-    return _teacher_stage("critiques", config, make, {"problems": pool, "responses": responded}, prompts.TEACHER_CRITIQUE_SYSTEM)
+    upstream = {"problems": pool, "responses": responded}
+    if released:
+        return Stage("critiques", "released", {"kind": "released"}, make, upstream, modules=("data", "verdicts.py"))
+    return _teacher_stage("critiques", config, make, upstream, prompts.TEACHER_CRITIQUE_SYSTEM)
+
+
+def _critique(config: Config, problem_id: str, text: str) -> Critique:
+    return Critique(problem_id, text, config.teacher.name, parse_verdict(text))
 
 
 def answers(config: Config, pool: Stage) -> Stage:
@@ -98,52 +170,57 @@ def answers(config: Config, pool: Stage) -> Stage:
 
     def make(work: Work) -> Mapping[str, Any]:
         items = read_records(work.inputs["problems"] / PROBLEMS, Problem)
-        asked = [Prompt(f"{item.id}/answer", prompts.teacher_answer(item.question)) for item in items]
-        texts = _ask_teacher(config, work, asked)
-        rows = [Response(item.id, text, config.teacher.name) for item, text in zip(items, texts, strict=True)]
-        return {"answers": write_records(work.folder / RESPONSES, rows)}
+        asked = {item.id: Prompt(f"{item.id}/answer", prompts.teacher_answer(item.question)) for item in items}
+        rows, counts = _write(_teacher(config), config, work, asked, lambda name, text: Response(name, text, config.teacher.name))
+        return {"answers": write_records(work.folder / RESPONSES, rows)} | _grade_responses(work, items, rows) | counts
 
     return _teacher_stage("answers", config, make, {"problems": pool}, prompts.TEACHER_ANSWER_SYSTEM)
 
 
+def _teacher(config: Config) -> Writer:
+    return Writer(config.teacher, "teacher", config.teacher.kind)
+
+
 def _teacher_stage(name: str, config: Config, make: Any, upstream: Mapping[str, Stage], system: str) -> Stage:
-    settings = key_part(config.teacher, "teacher")
-    modules = ("engines", "lab", "verdicts.py", "prompts.py")
-    texts = {"system": system, "body": prompts.question_and_solution("{question}", "{solution}")}
-    return Stage(name, config.teacher.name, settings, make, upstream, prompts=texts, modules=modules)
+    writer = _teacher(config)
+    return Stage(
+        name,
+        config.teacher.name,
+        writer.settings(config),
+        make,
+        upstream,
+        prompts={"system": system, "body": prompts.question_and_solution("{question}", "{solution}")},
+        modules=("engines", "lab", "verdicts.py", "prompts.py", "data/critique_quality.py"),
+        lacks=lambda: writers.lacks(writer, config),
+    )
 
 
-def _ask_teacher(config: Config, work: Work, asked: Sequence[Prompt]) -> list[str]:
-    """One text per prompt, in order. Raises RuntimeError, after everything else was journalled, if a prompt failed."""
-    teacher = config.teacher
-    engine = OracleEngine(Oracle(teacher.error_rate, teacher.seed))
-    sampling = Sampling(teacher.max_new_tokens, teacher.temperature, teacher.top_p, teacher.seed)
-    with Journal(work.folder / JOURNAL) as journal:
-        completions = dict(JournalEngine(engine, journal).generate(asked, sampling))
-    failed = [completion.text for completion in completions.values() if completion.finish == "error"]
-    if failed:
-        raise RuntimeError(
-            f"{len(failed)} of {len(asked)} prompts to teacher {teacher.name} failed, the first with: {failed[0]}; "
-            "the others are kept, run the same command again to retry only these"
-        )
-    return [completions[i].text for i in range(len(asked))]
-
-
-def examples(config: Config, method: Method, pool: Stage, responded: Stage, critiqued: Stage | None) -> Stage:
-    """The arm's training examples, the first `data.examples` that the method can make in pool order."""
+def examples(config: Config, pool: Stage, responded: Stage, critiqued: Stage | None, base: Stage) -> Stage:
+    """The arm's training examples: the first that the method can make in pool order, by number or by supervised tokens."""
+    data, method = config.data, METHODS[config.method.name]
+    assert method is not None
     upstream = {"problems": pool, "responses": responded} | ({"critiques": critiqued} if critiqued else {})
-    settings = {"method": config.method.name, "examples": config.data.examples, "format": config.model.prompt_format}
+    settings: dict[str, Any] = {"method": config.method.name, "format": config.model.prompt_format}
+    if critiqued:
+        settings |= {name: value for name, value in key_part(config.method, "method").items() if name != "method.name"}
+    if data.supervised_tokens is None:
+        settings["examples"] = data.examples
+    else:
+        upstream["base"] = base
+        settings |= {"supervised_tokens": data.supervised_tokens, "max_length": config.train.max_length}
+        settings["end_of_turn"] = config.model.end_of_turn
 
     def make(work: Work) -> Mapping[str, Any]:
         items = read_records(work.inputs["problems"] / PROBLEMS, Problem)
         texts = {row.problem_id: row for row in read_records(work.inputs["responses"] / RESPONSES, Response)}
-        judged: dict[str, Critique] = {}
-        if critiqued:
-            judged = {row.problem_id: row for row in read_records(work.inputs["critiques"] / CRITIQUES, Critique)}
-        fmt = FORMATS[config.model.prompt_format]
-        rows, dropped = build_examples(method, config.data.examples, items, texts, judged, fmt)
+        usable, counts = _usable_critiques(config, method, work, texts) if critiqued else ({}, {})
+        made = make_examples(method, items, texts, usable, FORMATS[config.model.prompt_format])
+        if data.supervised_tokens is None:
+            rows, dropped = take(made, data.examples)
+        else:
+            rows, dropped = take_tokens(made, data.supervised_tokens, _token_counter(config, work.inputs["base"] / MODEL))
         write_records(work.folder / EXAMPLES, rows)
-        return {"examples": len(rows), "dropped": dropped}
+        return {"examples": len(rows), "dropped": dropped} | counts
 
     return Stage(
         "examples",
@@ -154,3 +231,44 @@ def examples(config: Config, method: Method, pool: Stage, responded: Stage, crit
         prompts=prompt_texts(config, "train"),
         modules=("data/methods.py", "prompts.py"),
     )
+
+
+def _usable_critiques(
+    config: Config, method: Method, work: Work, texts: Mapping[str, Response]
+) -> tuple[dict[str, Critique], dict[str, Any]]:
+    rows = read_records(work.inputs["critiques"] / CRITIQUES, Critique)
+    grades = response_grades(read_records(work.inputs["responses"] / GRADES, Grade))
+    longest = config.method.max_critique_words
+    if method.like_responses and longest is None:
+        longest = response_like_limit(rows, texts.values())
+    usable, left_out = usable_critiques(rows, config.method.keep_critiques, grades, longest)
+    return usable, {"left_out": left_out, "max_critique_words": longest}
+
+
+def _token_counter(config: Config, model: Path) -> Callable[[Example], int | None]:
+    """Counts an example's supervised tokens as training does; None if it is too long to be trained on."""
+    from transformers import AutoTokenizer
+
+    from cft_lab.training.encode import encode_examples
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    style = FORMATS[config.model.prompt_format].style
+
+    def count(example: Example) -> int | None:
+        encoded = encode_examples([example], tokenizer, style, config.model.end_of_turn, config.train.max_length)
+        return encoded.num_targets or None
+
+    return count
+
+
+def mixed_examples(config: Config, parts: Mapping[str, Stage]) -> Stage:
+    """The examples of several arms, one after the other; training draws their order."""
+
+    def make(work: Work) -> Mapping[str, Any]:
+        def rows() -> Iterator[Example]:
+            for folder in work.inputs.values():
+                yield from read_records(folder / EXAMPLES, Example)
+
+        return {"examples": write_records(work.folder / EXAMPLES, rows())}
+
+    return Stage("examples", f"{config.method.name} on {config.data.name}", {"method": config.method.name}, make, parts)

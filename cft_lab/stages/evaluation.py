@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.config import Config, key_part
-from cft_lab.engines.journal import JournalEngine
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
 from cft_lab.evaluation.protocols import PROTOCOLS
 from cft_lab.evaluation.statistics import wilson
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Outcome, Result, Score, from_row, to_row
+from cft_lab.stages.api import api_lacks
 from cft_lab.stages.common import (
     CURVE,
     GENERATIONS,
     GRADES,
-    JOURNAL,
     MODEL,
     cell_label,
     grade_all,
@@ -25,7 +24,7 @@ from cft_lab.stages.common import (
     prompt_texts,
     sampling_of,
 )
-from cft_lab.store import MANIFEST, Journal, Stage, Store, Work, read_json, read_records, write_json, write_records
+from cft_lab.store import MANIFEST, Stage, Store, Work, read_json, read_records, write_json, write_records
 from cft_lab.tracking import Tracker, read_metrics
 
 SCORE, RESULT = "score.json", "result.json"
@@ -49,8 +48,8 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
     def make(work: Work) -> Mapping[str, Any]:
         items = load_items(benchmark, config.benchmarks.items)
         protocol = PROTOCOLS[config.inference.name]
-        with open_engine(config, work.inputs["model"] / MODEL) as engine, Journal(work.folder / JOURNAL) as journal:
-            rows = protocol(JournalEngine(engine, journal), items, FORMATS[config.model.prompt_format], config.inference, sampling)
+        with open_engine(config, work, work.inputs["model"] / MODEL) as engine:
+            rows = protocol(engine, items, FORMATS[config.model.prompt_format], config.inference, sampling)
         failed = [turn.completion.text for row in rows for turn in row.turns if turn.completion.finish == "error"]
         if failed:
             raise RuntimeError(
@@ -59,7 +58,9 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
             )
         write_records(work.folder / GENERATIONS, rows)
         tokens = sum(turn.completion.num_tokens for row in rows for turn in row.turns)
-        return {"generations": len(rows), "turns": sum(len(row.turns) for row in rows), "tokens": tokens}
+        cost = sum(turn.completion.cost_usd or 0.0 for row in rows for turn in row.turns)
+        counts = {"generations": len(rows), "turns": sum(len(row.turns) for row in rows), "tokens": tokens}
+        return counts | ({"cost_usd": round(cost, 6)} if config.engine.kind == "openai" else {})
 
     return Stage(
         "generations",
@@ -69,6 +70,9 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
         {"model": model},
         prompts=prompt_texts(config, "solve", "critique" if config.inference.name == "two-stage" else config.inference.name),
         modules=("engines", "evaluation", "runtime.py", "lab"),
+        lacks=lambda: (
+            api_lacks(str(config.model.api_model), config.engine, "engine", config.prices) if config.engine.kind == "openai" else ()
+        ),
     )
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cft_lab.config import Config, ModelConfig, key_part
-from cft_lab.engines.journal import JournalEngine
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
 from cft_lab.evaluation.protocols import direct
 from cft_lab.lab import WORLD_VERSION
-from cft_lab.prompts import FORMATS
-from cft_lab.records import Example, Outcome, Sampling
+from cft_lab.prompts import FORMATS, eval_solve
+from cft_lab.records import Example, Message, Outcome, Sampling
 from cft_lab.runtime import cached_snapshot
 from cft_lab.stages.common import (
     CURVE,
@@ -26,15 +26,17 @@ from cft_lab.stages.common import (
     open_metrics,
     prompt_texts,
 )
-from cft_lab.store import Journal, Stage, Work, read_records, write_json
+from cft_lab.store import Stage, Work, read_records, write_json
 from cft_lab.tracking import Tracker
 
 
 def base_model(config: Config) -> Stage:
-    """A lab model pretrained here, or a hub model from the local cache."""
+    """A lab model pretrained here, a hub model from the local cache, or the name of a model behind an API."""
     model = config.model
 
     def make(work: Work) -> Mapping[str, Any]:
+        if model.api_model:
+            return {"api_model": model.api_model}
         return _pretrain(config, work) if model.lab else _link_hub_model(model, work)
 
     return Stage(
@@ -119,13 +121,7 @@ def _fine_tune(config: Config, work: Work, log: Callable[[Mapping[str, Any]], No
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = read_records(work.inputs["examples"] / EXAMPLES, Example)
     encoded = encode_examples(rows, tokenizer, style, config.model.end_of_turn, config.train.max_length)
-    write_json(
-        work.folder / "first_example.json",
-        {
-            "prompt": render_prompt(tokenizer, style, rows[0].messages),
-            "supervised": rows[0].target + config.model.end_of_turn,
-        },
-    )
+    _show_first_example(config, work, rows[0], functools.partial(render_prompt, tokenizer, style))
     model = load_model(folder, "float32")
     with open_metrics(work) as metrics:
 
@@ -155,6 +151,27 @@ def _fine_tune(config: Config, work: Work, log: Callable[[Mapping[str, Any]], No
     free(model)
     discard_resume(work.folder)
     return counts | {"supervised_tokens": encoded.num_targets * config.train.epochs, **machine()}
+
+
+def _show_first_example(config: Config, work: Work, example: Example, render: Callable[[Sequence[Message]], str]) -> None:
+    """Records and says, once a training, what the model is trained on and the prompt that it is evaluated under."""
+    shown = {
+        "prompt": render(example.messages),
+        "supervised": example.target + config.model.end_of_turn,
+        "evaluation_prompt": render(eval_solve(FORMATS[config.model.prompt_format], "{question}")),
+    }
+    write_json(work.folder / "first_example.json", shown)
+    trained = f"{_shortened(shown['prompt'])}⟦{_shortened(shown['supervised'])}⟧"
+    work.say(_indented("first training example, its supervised part in ⟦⟧:", trained))
+    work.say(_indented("evaluated under the prompt:", shown["evaluation_prompt"]))
+
+
+def _shortened(text: str, limit: int = 600) -> str:
+    return text if len(text) <= limit else f"{text[: limit // 2]} [{len(text) - limit:,} characters more] {text[-limit // 2 :]}"
+
+
+def _indented(title: str, text: str) -> str:
+    return "\n".join(["        " + title, *("          | " + line for line in text.splitlines())])
 
 
 def _candidate(folder: Path, step: int) -> Path:
@@ -198,9 +215,9 @@ def _validation_curve(config: Config, work: Work, folders: Sequence[Path]) -> li
     items = load_items(selection.benchmark)
     curve = []
     for folder in folders:
-        with open_engine(config, folder) as engine, Journal(work.folder / f"{folder.name}.jsonl") as journal:
+        with open_engine(config, work, folder, f"{folder.name}.jsonl") as engine:
             made = direct(
-                JournalEngine(engine, journal),
+                engine,
                 items,
                 FORMATS[config.model.prompt_format],
                 config.inference,

@@ -1,0 +1,110 @@
+"""`python -m cft_lab critiques KEY`: how good the critiques of a stage are, with samples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cft_lab.data.critique_quality import response_grades
+from cft_lab.records import Critique, Failure, Grade, Problem, Response
+from cft_lab.store import MANIFEST, read_json, read_records
+
+SHOWN = ("any", "disagreeing", "unparsed")
+_RATES = {
+    "agreement": "verdicts that agree with the gold answer",
+    "false_right": "wrong responses judged right",
+    "false_wrong": "right responses judged wrong",
+}
+_LONGEST = 1500  # characters of a text that a sample shows
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    command.add_argument("key", help="key of a critiques stage, or how it begins (`python -m cft_lab stages --stage critiques`)")
+    command.add_argument("--samples", type=int, default=3, help="critiques to show (default: 3)")
+    command.add_argument("--show", choices=SHOWN, default="any", help="which critiques the samples are drawn from")
+    command.add_argument("--seed", type=int, default=0, help="seed of the draw of samples")
+    command.add_argument("--json", action="store_true", help="the manifest's counts as JSON, without samples")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the quality report of one critiques stage."""
+    found = sorted(path.parent for path in (options.store / "critiques").glob(f"{options.key}*/{MANIFEST}"))
+    if len(found) != 1:
+        what = f"{len(found)} critiques stages begin" if found else "no critiques stage begins"
+        print(f"{what} with {options.key!r} in {options.store}: see `python -m cft_lab stages --stage critiques`", file=sys.stderr)
+        return 2
+    manifest = read_json(found[0] / MANIFEST)
+    if options.json:
+        print(json.dumps(manifest["counts"], indent=2))
+        return 0
+    _print_report(manifest)
+    _print_samples(options, found[0], manifest["upstream"])
+    return 0
+
+
+def _print_report(manifest: Mapping[str, Any]) -> None:
+    counts = manifest["counts"]
+    print(f"critiques {manifest['key']}, by {manifest['label']}, made {manifest['created']}")
+    verdicts = ", ".join(f"{counts[name]} judged {name}" for name in ("right", "wrong"))
+    print(f"  {counts['critiques']} critiques: {verdicts}, {counts['unparsed']} without a readable verdict")
+    lost = {name: counts[name] for name in ("failed", "refused", "cut_off", "no_response") if counts.get(name)}
+    if lost:
+        print("  " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items()))
+    if "cost_usd" in counts:
+        print(f"  {counts['prompt_tokens']:,} prompt tokens, {counts['tokens']:,} generated, ${counts['cost_usd']:.4f}")
+    quality = counts["quality"]
+    for name, meaning in _RATES.items():
+        rate = quality[name]
+        if rate["share"] is None:
+            print(f"  {meaning}: not measured, no response of that kind has a gold answer")
+            continue
+        low, high = rate["interval"]
+        print(f"  {meaning}: {100 * rate['share']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] ({rate['count']} of {rate['n']})")
+    print(f"  {quality['ungraded']} responses could not be graded; {quality['unparsed']} graded ones have no readable verdict")
+
+
+def _print_samples(options: argparse.Namespace, folder: Path, upstream: Mapping[str, str]) -> None:
+    problems = {row.id: row for row in _upstream(options.store, upstream, "problems", "problems.jsonl", Problem)}
+    responses = {row.problem_id: row for row in _upstream(options.store, upstream, "responses", "responses.jsonl", Response)}
+    right = response_grades(_upstream(options.store, upstream, "responses", "grades.jsonl", Grade))
+    rows = [row for row in read_records(folder / "critiques.jsonl", Critique) if _fits(row, right, options.show)]
+    for row in random.Random(options.seed).sample(rows, min(options.samples, len(rows))):
+        problem, response = problems.get(row.problem_id), responses.get(row.problem_id)
+        gold = problem.answer if problem else None
+        grade = {True: "right", False: "wrong", None: "not graded"}[right.get(row.problem_id)]
+        print(f"\n--- {row.problem_id}, gold {_printable(str(gold))}, response {grade}, verdict {row.verdict}")
+        for title, text in (
+            ("question", problem.question if problem else ""),
+            ("response", response.text if response else ""),
+            ("critique", row.text),
+        ):
+            print(f"[{title}] {_printable(text)}")
+    failed = read_records(folder / "failed.jsonl", Failure) if (folder / "failed.jsonl").exists() else []
+    for failure in failed[: options.samples]:
+        print(f"\n--- {failure.problem_id} {failure.finish}: {_printable(failure.reason)}")
+
+
+def _upstream(store: Path, keys: Mapping[str, str], stage: str, file: str, kind: type[Any]) -> list[Any]:
+    """The records of an upstream stage; empty if the folder was deleted since."""
+    names = ("responses", "answers") if stage == "responses" else (stage,)
+    found = [path for name in names if (path := store / name / keys[stage] / file).exists()]
+    return read_records(found[0], kind) if found else []
+
+
+def _fits(row: Critique, right: Mapping[str, bool | None], show: str) -> bool:
+    if show == "unparsed":
+        return row.verdict is None
+    graded = right.get(row.problem_id)
+    return show == "any" or (row.verdict is not None and graded is not None and row.verdict is not graded)
+
+
+def _printable(text: str) -> str:
+    """A model's text made safe for a terminal: no control characters but line breaks and tabs, and not endless."""
+    shown = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text[:_LONGEST])
+    return shown + (f" [{len(text) - _LONGEST:,} characters more]" if len(text) > _LONGEST else "")
