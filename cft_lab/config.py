@@ -205,6 +205,7 @@ class BenchmarksConfig:
     name: str = _setting("lab", "preset")
     names: list[str] = _setting([], "benchmarks in table order")
     items: Optional[int] = _setting(None, "only the first so many items of each; None is all", low=2)
+    paths: dict[str, str] = _setting({}, "benchmark -> local JSONL or Parquet file, or folder in the hub's layout")
 
 
 @dataclass
@@ -246,6 +247,7 @@ NOT_IN_KEYS = frozenset(
         "responses.name",
         "teacher.name",
         "benchmarks.name",
+        "benchmarks.paths",  # where rows lie; what they say is in the keys by its hash
         "engine.batch_size",
         "output_root",
         "progress",
