@@ -205,7 +205,9 @@ class BenchmarksConfig:
     name: str = _setting("lab", "preset")
     names: list[str] = _setting([], "benchmarks in table order")
     items: Optional[int] = _setting(None, "only the first so many items of each; None is all", low=2)
-    paths: dict[str, str] = _setting({}, "benchmark -> local JSONL or Parquet file, or folder in the hub's layout")
+    paths: dict[str, str] = _setting(
+        {}, "benchmark -> JSONL or Parquet file, or folder in the hub's layout; from the project's folder"
+    )
 
 
 @dataclass

@@ -42,6 +42,11 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["model.end_of_turn=foo"], ["model.end_of_turn='foo' is not in the lab tokenizer"]),
         (["train.selection.benchmark=lab-basic"], ["lab-basic is a test set", "lab-validation"]),
         (["inference.stop=['']"], ["inference.stop=[''] has an empty string"]),
+        (["+benchmarks.paths.lab-long=x.jsonl"], ["benchmarks.paths.lab-long is not a benchmark that is read from files", "gsm8k"]),
+        (
+            ["benchmarks.names=[aime24]", "+benchmarks.paths.aime24=/no/x.jsonl"],
+            ["benchmarks.paths.aime24=/no/x.jsonl does not exist"],
+        ),
         (["benchmarks.items=1"], ["benchmarks.items=1 is out of range", "at least 2"]),
         (["engine=vllm"], ["engine.kind=vllm is not built yet"]),
         (["tracking=wandb", "tracking.mode=online"], ["WANDB_API_KEY"]),
@@ -65,6 +70,9 @@ def test_a_paper_scale_model_is_refused_at_once_where_it_cannot_run(tmp_path: Pa
     assert done.returncode == 2
     for part in ("needs a GPU", "Qwen/Qwen2.5-Math-7B", str(tmp_path), "hf download"):
         assert part in done.stderr
+    for name in ("math", "minerva-math", "gsm8k", "olympiadbench", "aime24", "amc23", "math500"):
+        assert f"benchmark {name}: its rows are neither in a local file nor in the hub's cache" in done.stderr
+    assert "hf download openai/gsm8k --repo-type dataset" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -153,7 +153,8 @@ def _in_hub_cache(hub: HubData) -> Located | None:
 
 def _in_datasets_cache(hub: HubData) -> Located | None:
     """The newest folders that the datasets library prepared: <owner>___<name>/<config>/<version>/<commit>/, all of one commit."""
-    cache = Path(os.environ.get("HF_DATASETS_CACHE", hub_cache().parent / "datasets")).expanduser()
+    home = os.environ.get("HF_HOME", f"{os.environ.get('XDG_CACHE_HOME', '~/.cache')}/huggingface")
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", f"{home}/datasets")).expanduser()
     owner, _, name = hub.hub_id.partition("/")
     root = cache / f"{owner}___{_snake_case(name)}"
     first = sorted(

@@ -160,9 +160,6 @@ def _hub(name: str) -> Benchmark:
     )
 
 
-BENCHMARKS: Mapping[str, Benchmark] = {name: _lab(name) for name in LAB_SETS} | {name: _hub(name) for name in HUB_BENCHMARKS}
-
-
 def _load(name: str, paths: Paths) -> Loaded:
     located = locate(name, HUB_BENCHMARKS[name].hub, paths)
     return _problems(name, download(HUB_BENCHMARKS[name].hub)) if located is None else _load_located(name, located)
@@ -193,7 +190,7 @@ def _missing(name: str, paths: Paths) -> str | None:
         return None
     return (
         f"benchmark {name}: its rows are neither in a local file nor in the hub's cache {hub_cache()}: {hub.remedy}, "
-        f"set HF_HUB_CACHE, name a file or folder with 'benchmarks.paths={{{name}: PATH}}', "
+        f"set HF_HUB_CACHE, name a file or folder with +benchmarks.paths.{name}=PATH, "
         f"or set {FOLDER_VARIABLE} to a folder that has {name}.jsonl"
     )
 
@@ -239,3 +236,6 @@ def _check_columns(name: str, entry: HubBenchmark, found: Rows) -> None:
 def _draw(problem: Problem) -> str:
     """Sorting by this is a fixed shuffle: it depends on the question alone, not on where the row stood."""
     return hashlib.sha256(f"math-train-clean/0/{problem.question}".encode()).hexdigest()
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {name: _lab(name) for name in LAB_SETS} | {name: _hub(name) for name in HUB_BENCHMARKS}
