@@ -276,6 +276,9 @@ class BenchmarksConfig:
     name: str = _setting("lab", "preset")
     names: list[str] = _setting([], "benchmarks in table order")
     items: Optional[int] = _setting(None, "only the first so many items of each; None is all", low=2)
+    paths: dict[str, str] = _setting(
+        {}, "benchmark -> JSONL or Parquet file, or folder in the hub's layout; from the project's folder"
+    )
 
 
 @dataclass
@@ -330,6 +333,7 @@ NOT_IN_KEYS = frozenset(
         *(f"{group}.{name}" for group in ("teacher", "responses", "engine") for name in _API_FIELDS),
         *(f"prices.{item.name}" for item in dataclasses.fields(PricesConfig)),
         "benchmarks.name",
+        "benchmarks.paths",  # where rows lie; what they say is in the keys by its hash
         "engine.batch_size",
         "output_root",
         "progress",

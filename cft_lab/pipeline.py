@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab import preflight, stages
-from cft_lab.config import PROJECT_ROOT, Config, ConfigError, fields_of
+from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataError, fields_of
 from cft_lab.data.methods import METHODS, parts
 from cft_lab.records import Result, from_row
 from cft_lab.store import Stage, Store, read_json
@@ -50,8 +50,11 @@ def _examples(config: Config, base: Stage) -> Stage:
 def check(config: Config) -> None:
     """Raises ConfigError, with all that this machine lacks for the stages that are yet to be made."""
     lacking = list(preflight.lacking(config))
-    for stage in Store(output_root(config)).unmade(plan(config).result):
-        lacking += stage.lacks()
+    try:
+        for stage in Store(output_root(config)).unmade(plan(config).result):
+            lacking += stage.lacks()
+    except DataError as error:  # a data file that the keys are made of is not there
+        lacking.append(str(error))
     if lacking:
         raise ConfigError(*dict.fromkeys(lacking))
 

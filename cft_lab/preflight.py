@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cft_lab.config import Config, ConfigError, MixConfig, check_fields
 from cft_lab.data.methods import METHODS, MIXES, needs_teacher, parts
-from cft_lab.evaluation.benchmarks import BENCHMARKS, PAPER_BENCHMARKS
+from cft_lab.evaluation.benchmarks import BENCHMARKS, HUB_BENCHMARKS
 from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.language import FAMILIES, HELD_OUT
 from cft_lab.lab.tokenizer import TURN_END
@@ -47,6 +47,9 @@ def _cross_checks(config: Config) -> Iterator[str]:
         yield f"benchmarks.names=[] is empty: name at least one of {', '.join(BENCHMARKS)}"
     for name in config.benchmarks.names:
         yield from _check_benchmark("benchmarks.names", name)
+    for name in config.benchmarks.paths:
+        if name not in HUB_BENCHMARKS:
+            yield f"benchmarks.paths.{name} is not a benchmark that is read from files: choose from {', '.join(HUB_BENCHMARKS)}"
     if len(set(config.benchmarks.names)) < len(config.benchmarks.names):
         yield f"benchmarks.names={list(config.benchmarks.names)} names a benchmark twice: name each once"
     yield from _check_model(config)
@@ -142,24 +145,19 @@ def _check_weights(name: str, weights: Mapping[WeightedT, float], allowed: Itera
 
 
 def _check_benchmark(field: str, name: str) -> Iterator[str]:
-    if name not in BENCHMARKS and name not in PAPER_BENCHMARKS:
-        yield f"{field}={name!r} is unknown: choose from {', '.join([*BENCHMARKS, *PAPER_BENCHMARKS])}"
+    if name not in BENCHMARKS:
+        yield f"{field}={name!r} is unknown: choose from {', '.join(BENCHMARKS)}"
 
 
 def _missing_parts(config: Config) -> Iterator[str]:
     """What the configuration can say but this version cannot do yet."""
-    used = set(config.benchmarks.names)
-    if config.method.name != "base" and config.train.selection.mode == "best":
-        used.add(config.train.selection.benchmark)
-    unbuilt = [name for name in PAPER_BENCHMARKS if name in used]
-    if unbuilt:
-        yield f"benchmarks {', '.join(unbuilt)}: their loaders are not built yet; use {', '.join(BENCHMARKS)}"
     if config.engine.kind == "vllm":
         yield "engine.kind=vllm is not built yet: use engine=transformers"
 
 
 def _missing_things(config: Config) -> Iterator[str]:
     """What this machine lacks for the cell."""
+    yield from _missing_benchmarks(config)
     model = config.model
     if model.scale == "paper" and model.api_model is None and not has_gpu():
         yield f"model={model.name} needs a GPU, and there is none here: run where there is one, or choose model=lab-qwen2"
@@ -173,6 +171,17 @@ def _missing_things(config: Config) -> Iterator[str]:
         yield "tracking=wandb: the package wandb is not installed: `pip install wandb`, or choose tracking=none"
     if config.tracking.kind == "wandb" and config.tracking.mode == "online" and not _wandb_key():
         yield "tracking.mode=online needs WANDB_API_KEY in the environment, or `wandb login`; or use tracking.mode=offline"
+
+
+def _missing_benchmarks(config: Config) -> Iterator[str]:
+    """Benchmarks of the cell, its validation set included, whose rows are not on this disk."""
+    used = dict.fromkeys(config.benchmarks.names)
+    if config.method.name != "base" and config.train.selection.mode == "best":
+        used[config.train.selection.benchmark] = None
+    for name in used:
+        problem = BENCHMARKS[name].missing(config.benchmarks.paths)
+        if problem:
+            yield problem
 
 
 def _wandb_key() -> bool:

@@ -24,7 +24,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """A question. `answer` is the gold answer where one is known; `solution` is what the data set offers (noisy)."""
+    """A question. `answer` is the gold answer where one is known; `solution` is what the data set offers (noisy).
+
+    `kind` says what form the gold has: `math` (any expression), `number`, `choice` (one letter), `bool` (True or False), `list`
+    (ordered) or `set` (several answers in any order, joined by commas).
+    """
 
     id: str
     question: str
@@ -32,6 +36,12 @@ class Problem:
     answer: str | None = None
     solution: str | None = None
     subject: str | None = None
+    level: str | None = None
+    kind: str = "math"
+    options: tuple[str, ...] | None = None  # of a multiple-choice question; the gold's letter counts from A
+    tolerance: float | None = None  # largest absolute error that the benchmark allows
+    relative_tolerance: float | None = None  # largest error that it allows, as a share of the gold
+    needs_picture: bool = False  # the question cannot be read without a picture that a text model does not see
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,7 @@ def from_row(kind: type[RecordT], row: dict[str, Any]) -> RecordT:
 
 
 _NESTED: dict[type, dict[str, Any]] = {
+    Problem: {"options": tuple},
     Example: {"messages": lambda rows: tuple(Message(**row) for row in rows)},
     Sampling: {"stop": tuple},
     Turn: {"completion": lambda row: Completion(**row)},

@@ -42,6 +42,11 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["model.end_of_turn=foo"], ["model.end_of_turn='foo' is not in the lab tokenizer"]),
         (["train.selection.benchmark=lab-basic"], ["lab-basic is a test set", "lab-validation"]),
         (["inference.stop=['']"], ["inference.stop=[''] has an empty string"]),
+        (["+benchmarks.paths.lab-long=x.jsonl"], ["benchmarks.paths.lab-long is not a benchmark that is read from files", "gsm8k"]),
+        (
+            ["benchmarks.names=[aime24]", "+benchmarks.paths.aime24=/no/x.jsonl"],
+            ["benchmarks.paths.aime24=/no/x.jsonl does not exist"],
+        ),
         (["benchmarks.items=1"], ["benchmarks.items=1 is out of range", "at least 2"]),
         (["engine=vllm"], ["engine.kind=vllm is not built yet"]),
         (["tracking=wandb", "tracking.mode=online"], ["WANDB_API_KEY"]),
@@ -60,11 +65,22 @@ def test_bad_input_is_one_clear_message(arguments: list[str], said: list[str], t
 
 def test_a_paper_scale_model_is_refused_at_once_where_it_cannot_run(tmp_path: Path) -> None:
     started = time.monotonic()
-    done = run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path))
+    done = run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1", OPENAI_API_KEY="")
     assert time.monotonic() - started < 10  # two seconds on a quiet machine; benchmarks/startup.py measures it
     assert done.returncode == 2
-    for part in ("needs a GPU", "Qwen/Qwen2.5-Math-7B", str(tmp_path), "hf download"):
+    for part in (
+        "needs a GPU",
+        "Qwen/Qwen2.5-Math-7B",
+        str(tmp_path),
+        "hf download",
+        "WebInstructSub",
+        "OPENAI_API_KEY",
+        "benchmark math500",
+    ):
         assert part in done.stderr
+    for name in ("math", "minerva-math", "gsm8k", "olympiadbench", "aime24", "amc23", "math500"):
+        assert f"benchmark {name}: its rows are neither in a local file nor in the hub's cache" in done.stderr
+    assert "hf download openai/gsm8k --repo-type dataset" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -83,11 +99,11 @@ def test_a_cached_paper_scale_model_passes_the_weights_check(tmp_path: Path) -> 
     reference = snapshot.parents[1] / "refs" / "main"
     reference.parent.mkdir()
     reference.write_text("abc")
-    done = run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path))
+    done = run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1", OPENAI_API_KEY="")
     assert "needs a GPU" in done.stderr
-    assert "not in the local cache" not in done.stderr
+    assert "its weights are not in the local cache" not in done.stderr
     (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors", "b": "missing.safetensors"}}')
-    assert "not in the local cache" in run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path)).stderr
+    assert "its weights are not in the local cache" in run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path)).stderr
 
 
 def test_the_paper_cell_is_composed_with_the_papers_values() -> None:

@@ -38,22 +38,26 @@ _LATER = ("data.examples", "data.supervised_tokens", "data.critiques")
 
 def problems(config: Config) -> Stage:
     """The pool of questions with the data set's own responses (and critiques), less those that overlap with evaluation."""
-    data, words = config.data, config.decontamination.words
+    data, words, paths = config.data, config.decontamination.words, config.benchmarks.paths
     settings = {name: value for name, value in key_part(data, "data").items() if name not in _LATER}
     settings |= source_identity(data) | ({"world": WORLD_VERSION} if data.lab else {})
     evaluated = evaluated_benchmarks(config) if words else []
     settings["decontamination"] = {
         "words": words,
-        "against": {name: dict(BENCHMARKS[name].identity) for name in evaluated},
+        "against": {name: dict(BENCHMARKS[name].identity(paths)) for name in evaluated},
     }
 
     def make(work: Work) -> Mapping[str, Any]:
-        questions = [(name, item.question) for name in evaluated for item in load_items(name)]
-        pool = load_pool(data, questions, words)
+        questions = [(name, item.question) for name in evaluated for item in load_items(name, paths=paths)]
+        pool = load_pool(data, questions, words, [name for name in evaluated if BENCHMARKS[name].private])
         write_records(work.folder / CRITIQUES, pool.critiques)
         return {"problems": write_records(work.folder / PROBLEMS, pool.problems)} | pool.counts
 
-    return Stage("problems", data.name, settings, make, modules=("lab", "data"), lacks=lambda: missing_source(data))
+    def lacks() -> Iterator[str]:
+        yield from missing_source(data)
+        yield from (line for name in evaluated if (line := BENCHMARKS[name].missing(paths)))
+
+    return Stage("problems", data.name, settings, make, modules=("lab", "data"), lacks=lacks)
 
 
 def evaluated_benchmarks(config: Config) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.config import Config, key_part
-from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
+from cft_lab.evaluation.benchmarks import BENCHMARKS, load_benchmark, load_items
 from cft_lab.evaluation.protocols import PROTOCOLS
 from cft_lab.evaluation.statistics import wilson
 from cft_lab.prompts import FORMATS
@@ -38,7 +38,7 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
     if config.inference.name == "two-stage":
         inference["max_rounds"] = str(config.inference.max_rounds)
     settings = key_part(config.engine, "engine") | {
-        "items": dict(BENCHMARKS[benchmark].identity),
+        "items": dict(BENCHMARKS[benchmark].identity(config.benchmarks.paths)),
         "limit": config.benchmarks.items,
         "inference": inference,
         "sampling": to_row(sampling),
@@ -46,7 +46,8 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
     }
 
     def make(work: Work) -> Mapping[str, Any]:
-        items = load_items(benchmark, config.benchmarks.items)
+        loaded = load_benchmark(benchmark, config.benchmarks.paths)
+        items = loaded.problems[: config.benchmarks.items]
         protocol = PROTOCOLS[config.inference.name]
         with open_engine(config, work, work.inputs["model"] / MODEL) as engine:
             rows = protocol(engine, items, FORMATS[config.model.prompt_format], config.inference, sampling)
@@ -59,7 +60,9 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
         write_records(work.folder / GENERATIONS, rows)
         tokens = sum(turn.completion.num_tokens for row in rows for turn in row.turns)
         cost = sum(turn.completion.cost_usd or 0.0 for row in rows for turn in row.turns)
-        counts = {"generations": len(rows), "turns": sum(len(row.turns) for row in rows), "tokens": tokens}
+        turns = sum(len(row.turns) for row in rows)
+        counts: dict[str, Any] = {"generations": len(rows), "turns": turns, "tokens": tokens}
+        counts |= {"items": loaded.flag} if loaded.flag else {}
         return counts | ({"cost_usd": round(cost, 6)} if config.engine.kind == "openai" else {})
 
     return Stage(
@@ -80,7 +83,7 @@ def scores(config: Config, benchmark: str, generated: Stage) -> Stage:
     """Grades of every item and the score of the benchmark."""
 
     def make(work: Work) -> Mapping[str, Any]:
-        items = load_items(benchmark, config.benchmarks.items)
+        items = load_items(benchmark, config.benchmarks.items, config.benchmarks.paths)
         rows = grade_all(read_records(work.inputs["generations"] / GENERATIONS, Generation), items)
         write_records(work.folder / GRADES, rows)
         counts = {outcome: sum(row.outcome is outcome for row in rows) for outcome in Outcome}
@@ -163,6 +166,8 @@ def track(config: Config, store: Store, finished: Stage, trained: Stage | None) 
                 f"{score.benchmark}/low": low,
                 f"{score.benchmark}/high": high,
             }
+        if BENCHMARKS[score.benchmark].private:  # its text, and what quotes it, stays here
+            continue
         scored = finished.upstream[score.benchmark]
         samples[score.benchmark] = _samples(
             config, score.benchmark, store.folder(scored), store.folder(scored.upstream["generations"])
@@ -172,7 +177,7 @@ def track(config: Config, store: Store, finished: Stage, trained: Stage | None) 
 
 def _samples(config: Config, benchmark: str, scored: Path, generated: Path) -> list[list[Any]]:
     """The first items of a benchmark with their texts and grades: rows of tracking.SAMPLE_COLUMNS."""
-    items = {item.id: item for item in load_items(benchmark, config.benchmarks.items)}
+    items = {item.id: item for item in load_items(benchmark, config.benchmarks.items, config.benchmarks.paths)}
     grades = {row.problem_id: row.outcome.value for row in read_records(scored / GRADES, Grade)}
     texts = read_records(generated / GENERATIONS, Generation)[:_SAMPLES]
     return [

@@ -185,7 +185,7 @@ def selected(config: Config, trained: Stage) -> Stage:
     if selection.mode == "best":
         settings |= key_part(selection, "train.selection") | key_part(config.engine, "engine")
         settings |= {
-            "items": dict(BENCHMARKS[selection.benchmark].identity),
+            "items": dict(BENCHMARKS[selection.benchmark].identity(config.benchmarks.paths)),
             "end_of_turn": config.model.end_of_turn,
             "stop": list(config.inference.stop),
         }
@@ -212,7 +212,7 @@ def selected(config: Config, trained: Stage) -> Stage:
 
 def _validation_curve(config: Config, work: Work, folders: Sequence[Path]) -> list[dict[str, int]]:
     selection = config.train.selection
-    items = load_items(selection.benchmark)
+    items = load_items(selection.benchmark, paths=config.benchmarks.paths)
     curve = []
     for folder in folders:
         with open_engine(config, work, folder, f"{folder.name}.jsonl") as engine:
