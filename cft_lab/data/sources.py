@@ -55,7 +55,8 @@ def load_pool(data: DataConfig, evaluated: Sequence[tuple[str, str]] = (), words
     """
     if data.source == "lab":
         problems = _lab_problems(data)
-        return Pool(problems, [], {"problems": len(problems)})
+        unchecked = {"decontamination": "not checked: the lab's splits are disjoint by construction"} if words and evaluated else {}
+        return Pool(problems, [], {"problems": len(problems)} | unchecked)
     if problems_found := list(missing_source(data)):
         raise DataError("; ".join(problems_found))
     check = Decontaminator(evaluated, words) if words and evaluated else None
