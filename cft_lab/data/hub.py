@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ALL_SUBSETS = "all"  # data.subset=all reads every configuration, one after another
 _BATCH = 1000  # rows decoded at once; row by row is six times slower
 _TIMEOUT_S = 30.0
+_DATA_SUFFIXES = (".parquet", ".arrow", ".json", ".jsonl", ".csv", ".gz", ".zst")
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
 
@@ -38,10 +39,15 @@ class HubRows:
         for part in self.parts:
             yield from batched_rows(part)
 
+    def count(self) -> int:
+        """How many rows there are, by reading them all."""
+        return sum(len(next(iter(batch.values()))) for part in self.parts for batch in part.iter(batch_size=_BATCH))
+
 
 def open_hub(data: DataConfig) -> HubRows:
     """The rows of data.hub_id. Raises DataError naming the field and the remedy if they cannot be had."""
     hub_id = str(data.hub_id)
+    _quiet_datasets()
     with explained(f"data.hub_id={hub_id}"):
         if Path(hub_id).expanduser().is_dir():
             return HubRows(_open_folder(Path(hub_id).expanduser(), data), {})
@@ -83,12 +89,13 @@ def offline() -> bool:
 
 
 def cached_dataset(hub_id: str, revision: str | None) -> Path | None:
-    """The snapshot folder of a data set in the hub's cache, named by its commit; None if there is none. Files may be a part."""
+    """The snapshot folder of a data set in the hub's cache, named by its commit; None if it is not there or has no data."""
     repository = hub_cache() / f"datasets--{hub_id.replace('/', '--')}"
     reference = repository / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else (revision or "")
     snapshot = repository / "snapshots" / commit
-    return snapshot if commit and snapshot.is_dir() else None
+    # `datasets` leaves the card alone there when it keeps the data elsewhere
+    return snapshot if commit and any(file.suffix in _DATA_SUFFIXES for file in snapshot.rglob("*")) else None
 
 
 def prepared_dataset(hub_id: str) -> bool:
@@ -98,6 +105,13 @@ def prepared_dataset(hub_id: str) -> bool:
     owner, _, name = hub_id.rpartition("/")
     snake = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)).lower()
     return any(cache.glob(f"{owner}___{snake}/*" if owner else f"{snake}/*"))
+
+
+def _quiet_datasets() -> None:
+    """Silences the library's remarks about cards and caches, which stand between our own lines; errors are raised, not remarked."""
+    from datasets.utils import logging
+
+    logging.set_verbosity(logging.CRITICAL)
 
 
 def _commit_online(hub_id: str, revision: str | None) -> str:

@@ -41,7 +41,7 @@ class RowError(ValueError):
     def __init__(self, reason: str, quote: object = "", where: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
-        self.quote = str(quote)[:80].encode("utf-8", "replace").decode("utf-8")
+        self.quote = str(quote).strip()[:80].encode("utf-8", "replace").decode("utf-8")
         self.where = where
 
 

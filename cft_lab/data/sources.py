@@ -55,7 +55,8 @@ def load_pool(data: DataConfig, evaluated: Sequence[tuple[str, str]] = (), words
     """
     if data.source == "lab":
         problems = _lab_problems(data)
-        return Pool(problems, [], {"problems": len(problems)})
+        unchecked = {"decontamination": "not checked: the lab's splits are disjoint by construction"} if words and evaluated else {}
+        return Pool(problems, [], {"problems": len(problems)} | unchecked)
     if problems_found := list(missing_source(data)):
         raise DataError("; ".join(problems_found))
     check = Decontaminator(evaluated, words) if words and evaluated else None
@@ -66,9 +67,8 @@ def load_pool(data: DataConfig, evaluated: Sequence[tuple[str, str]] = (), words
         draw.offer(row)
     drawn = draw.result()
     if not drawn.rows:
-        raise DataError(
-            f"data={data.name}: {_place(data)} has nothing that can be used: {reading.told()}, {len(drawn.refused)} overlap"
-        )
+        overlapping = f", {len(drawn.refused)} overlap with an evaluated question" if drawn.refused else ""
+        raise DataError(f"data={data.name}: {_place(data)} has nothing that can be used: {reading.told()}{overlapping}")
     overlap = {"decontamination": report(drawn.refused, words, private)} if check else {}
     return _as_pool(data, drawn, reading.counts() | version | overlap)
 
