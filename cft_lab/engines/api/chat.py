@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -14,6 +14,8 @@ from cft_lab.records import Sampling
 
 MOST_STOPS = 4  # that OpenAI takes; longer lists are finished here
 SEED_BITS = 31  # every server takes a 32-bit signed seed
+RENAME_LIMIT = "the server wants max_completion_tokens instead of max_tokens: used from now on"
+NO_SEED = "the server does not take `seed`: left out from now on, so draws cannot be repeated"
 _UNSUPPORTED = re.compile(r"unsupported|not supported|unknown|unrecognized|unexpected|not permitted|not allowed|invalid", re.I)
 
 
@@ -31,11 +33,9 @@ class Reply:
 class Asking:
     """Writes request bodies, and learns which parameters this server does not take."""
 
-    def __init__(self, model: str, sampling: Sampling, say: Callable[[str], None]) -> None:
-        self._model, self._sampling, self._say = model, sampling, say
-        self.lessons: list[str] = []
-        self._limit_name = "max_tokens"
-        self._sends_seed = sampling.temperature > 0
+    def __init__(self, model: str, sampling: Sampling, lessons: set[str], say: Callable[[str], None]) -> None:
+        """`lessons` is what was learnt so far about the server, and is added to; `say` gets a line for each lesson."""
+        self._model, self._sampling, self._lessons, self._say = model, sampling, lessons, say
 
     def body(self, prompt: Prompt) -> dict[str, Any]:
         """The JSON body for one prompt: one choice, never more, since servers ignore `n`."""
@@ -44,31 +44,29 @@ class Asking:
             "model": self._model,
             "messages": [{"role": message.role, "content": message.content} for message in prompt.messages],
             "temperature": sampling.temperature,
-            self._limit_name: sampling.max_new_tokens,
+            "max_completion_tokens" if RENAME_LIMIT in self._lessons else "max_tokens": sampling.max_new_tokens,
         }
         if sampling.top_p < 1:
             body["top_p"] = sampling.top_p
         if sampling.stop:
             body["stop"] = list(sampling.stop[:MOST_STOPS])
-        if self._sends_seed:
+        if sampling.temperature > 0 and NO_SEED not in self._lessons:
             body["seed"] = draw_seed(sampling, prompt) >> (63 - SEED_BITS)
         return body
 
-    def learn(self, failure: Failure, body: dict[str, Any]) -> bool:
-        """Whether the server refused a parameter of `body` that can be named otherwise, or left out; `lessons` says which."""
+    def learn(self, failure: Failure, body: Collection[str]) -> bool:
+        """Whether the server refused a parameter of `body` (names suffice) that is renamed, or left out, from now on."""
         if failure.kind not in ("bad request", "refused setting", "status 422"):
             return False
         if "max_tokens" in body and "max_completion_tokens" in failure.what:
-            self._limit_name = "max_completion_tokens"
-            return self._learnt("the server wants max_completion_tokens instead of max_tokens: used from now on")
+            return self._learn(RENAME_LIMIT)
         if "seed" in body and re.search(r"\bseed\b", failure.what) and _UNSUPPORTED.search(failure.what):
-            self._sends_seed = False
-            return self._learnt("the server does not take `seed`: left out from now on, so draws cannot be repeated")
+            return self._learn(NO_SEED)
         return False
 
-    def _learnt(self, lesson: str) -> bool:
-        if lesson not in self.lessons:  # many requests in flight learn it at the same time
-            self.lessons.append(lesson)
+    def _learn(self, lesson: str) -> bool:
+        if lesson not in self._lessons:  # many requests in flight learn it at the same time
+            self._lessons.add(lesson)
             self._say(lesson)
         return True
 

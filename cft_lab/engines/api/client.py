@@ -47,6 +47,7 @@ class Caller:
 
     def __init__(self, target: Target, key: Key, api: ApiConfig, tally: Tally) -> None:
         self._target, self._key, self._api, self._tally = target, key, api, tally
+        self.timeout_s = api.timeout_s
         self._reached = False
         self._first_failed_at: float | None = None
 

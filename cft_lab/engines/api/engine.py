@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from cft_lab.config import ApiConfig
 from cft_lab.engines.api.background import Background, Post
+from cft_lab.engines.api.batch import Batches, BatchLimits
 from cft_lab.engines.api.chat import Asking
 from cft_lab.engines.api.client import Caller, Tally
 from cft_lab.engines.api.cost import Ledger, Price
@@ -45,9 +46,12 @@ class OpenAIEngine:
         folder: Path | None = None,
         say: Callable[[str], None],
         progress: bool = True,
+        batch_limits: BatchLimits | None = None,
     ) -> None:
         """`owner` is the config group (teacher, responses, engine) that messages name. Raises ApiError for a missing key, a budget
         of zero, and a budget without a price."""
+        if api.mode == "batch" and folder is None:
+            raise ValueError("mode batch needs a folder: without one a killed run would pay twice")
         self._model, self._api, self._folder, self._say, self._progress = model, api, folder, say, progress
         self._target = Target(owner, model, shown_url(api.base_url or OPENAI_URL), api.api_key_env)
         self._key = read_key(api, self._target)
@@ -56,7 +60,10 @@ class OpenAIEngine:
         file = folder / UNREPORTED if folder else None
         self._ledger = Ledger(owner, price, api.mode, api.max_cost_usd, spent_usd, file)
         self._tally = Tally()
+        self._lessons: set[str] = set()
         self._gate = Gate(api.max_in_flight, self._ledger)
+        self._batch_limits = batch_limits or BatchLimits()
+        self._batches: Batches | None = None
 
     def __enter__(self) -> OpenAIEngine:
         return self
@@ -82,10 +89,14 @@ class OpenAIEngine:
     def _rows(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Row]:
         """Rows as they come, stopped when the same failure repeats; with the progress bar."""
         streak = Streak(self._target)
-        with Background[Row](lambda post: self._work(prompts, sampling, post)) as rows, self._bar(len(prompts)) as bar:
+        with Background[Row | str](lambda post: self._work(prompts, sampling, post)) as rows, self._bar(len(prompts)) as bar:
             try:
                 for row in rows:
-                    yield from streak.release(row)
+                    if isinstance(row, str):  # how far a batch is
+                        bar.set_description_str(row)
+                        continue
+                    # the rows of a batch were all sent at once: stopping would save nothing
+                    yield from streak.release(row) if self._api.mode == "online" else [row]
                     bar.update(1)
                     bar.set_postfix_str(self._spent(), refresh=False)
             except ApiError:
@@ -93,17 +104,22 @@ class OpenAIEngine:
                 raise
             yield from streak.held
 
-    async def _work(self, prompts: Sequence[Prompt], sampling: Sampling, post: Post[Row]) -> None:
+    async def _work(self, prompts: Sequence[Prompt], sampling: Sampling, post: Post[Row | str]) -> None:
         gate = self._gate = Gate(self._api.max_in_flight, self._ledger)
-        asking = Asking(self._model, sampling, self._say)
+        asking = Asking(self._model, sampling, self._lessons, self._say)
+        retries = self._api.max_retries
         try:
             async with Caller(self._target, self._key, self._api, self._tally) as caller:
                 sender = Sender(caller, gate, self._ledger, self._target, self._key, self._tally)
+                if self._api.mode == "batch" and self._folder:
+                    batches = Batches(sender, asking, self._model, sampling, retries, self._folder, self._batch_limits)
+                    self._batches = batches
+                    await batches.run(prompts, post, self._say)
+                    return
                 if sampling.temperature > 0 and self._tally.seed == "not probed":
-                    await probe(sender, self._model, prompts[0])
+                    await probe(sender, self._model, prompts[0], self._lessons)
                     self._say(f"{self._target.model} at {self._target.url}: {self._tally.seed}, {self._tally.n}")
-                online = Online(sender, asking, sampling, self._api.max_retries)
-                await online.run(prompts, self._api.max_in_flight, post)
+                await Online(sender, asking, sampling, retries).run(prompts, self._api.max_in_flight, post)
         finally:
             self._ledger.close()
 
@@ -135,6 +151,7 @@ class OpenAIEngine:
             "highest_in_flight": gate.highest_active,
             "rate_limit_cuts": gate.cuts,
             "lowest_limit": gate.lowest_limit,
+            **(self._batches.observations() if self._batches else {}),
         }
 
 

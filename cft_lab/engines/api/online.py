@@ -15,6 +15,8 @@ from cft_lab.engines.api.gate import Gate
 from cft_lab.engines.base import Prompt
 from cft_lab.records import Completion, Sampling
 
+MOST_MODELS = 20  # names of models that are counted
+
 
 @dataclass(frozen=True)
 class Row:
@@ -45,7 +47,7 @@ class Sender:
         try:
             content = await self.caller.chat(body)
             outcome = content if isinstance(content, Failure) else read_reply(content, sampling, self.key)
-            reported, unreported = self._price(outcome, worst_usd)
+            reported, unreported = self.price(outcome, worst_usd)
         finally:
             self.gate.leave(worst_usd, reported or 0.0, unreported)
         if isinstance(outcome, Reply):
@@ -54,10 +56,10 @@ class Sender:
             self.gate.slow_down(sent_at, outcome.retry_after_s)
         return outcome, reported
 
-    def _price(self, outcome: Reply | Failure, worst_usd: float) -> tuple[float | None, float]:
+    def price(self, outcome: Reply | Failure, worst_usd: float) -> tuple[float | None, float]:
         """Dollars reported (None if there is no report), and dollars to be assumed for want of a report."""
         tally = self.tally
-        if isinstance(outcome, Reply) and len(tally.models) < 20:
+        if isinstance(outcome, Reply) and (outcome.model in tally.models or len(tally.models) < MOST_MODELS):
             tally.models[outcome.model] += 1
         if outcome.tokens:
             tally.prompt_tokens += outcome.tokens[0]
@@ -100,7 +102,7 @@ class Online:
         try:
             worst_usd = sender.ledger.worst(most_tokens(prompt), self._sampling.max_new_tokens)
         except UnicodeEncodeError:
-            return self._failed(index, Failure("invalid text", "the prompt is not valid Unicode", REFUSE), 0, None)
+            return failed_row(index, Failure("invalid text", "the prompt is not valid Unicode", REFUSE), 0, None, sender.tally)
         costs: list[float] = []
 
         async def attempt() -> Reply | Failure | None:
@@ -119,10 +121,8 @@ class Online:
                 sender.ledger.outside_rows(cost_usd)
             return None
         if isinstance(outcome, Failure):
-            return self._failed(index, outcome, tries, cost_usd)
-        sender.tally.rows[outcome.finish] += 1
-        prompt_tokens, output_tokens = outcome.tokens or (None, 0)
-        return Row(index, Completion(outcome.text, output_tokens, outcome.finish, prompt_tokens, cost_usd))
+            return failed_row(index, outcome, tries, cost_usd, sender.tally)
+        return text_row(index, outcome, cost_usd, sender.tally)
 
     async def _ask(self, prompt: Prompt, worst_usd: float) -> tuple[Reply | Failure | None, float | None]:
         """One attempt, repeated at once if it taught us that the server wants other parameters."""
@@ -132,10 +132,19 @@ class Online:
             if not isinstance(outcome, Failure) or not self._asking.learn(outcome, body):
                 return outcome, reported
 
-    def _failed(self, index: int, failure: Failure, tries: int, cost_usd: float | None) -> Row:
-        finish = "refused" if failure.then == REFUSE else "error"
-        self._sender.tally.rows[finish] += 1
-        self._sender.tally.failures[failure.kind] += 1
-        times = "once" if tries == 1 else f"{tries} times"
-        reason = f"{failure.kind}: {failure.what}" + (f" (tried {times})" if tries else "")
-        return Row(index, Completion(reason, 0, finish, None, cost_usd), failure.kind)
+
+def text_row(index: int, reply: Reply, cost_usd: float | None, tally: Tally) -> Row:
+    """The row of an answered prompt."""
+    tally.rows[reply.finish] += 1
+    prompt_tokens, output_tokens = reply.tokens or (None, 0)
+    return Row(index, Completion(reply.text, output_tokens, reply.finish, prompt_tokens, cost_usd))
+
+
+def failed_row(index: int, failure: Failure, tries: int, cost_usd: float | None, tally: Tally) -> Row:
+    """The row of a prompt that got no text: what went wrong and how often it was tried."""
+    finish = "refused" if failure.then == REFUSE else "error"
+    tally.rows[finish] += 1
+    tally.failures[failure.kind] += 1
+    times = "once" if tries == 1 else f"{tries} times"
+    reason = f"{failure.kind}: {failure.what}" + (f" (tried {times})" if tries else "")
+    return Row(index, Completion(reason, 0, finish, None, cost_usd), failure.kind)

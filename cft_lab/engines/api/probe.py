@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from cft_lab.engines.api.chat import Asking, Reply
@@ -17,12 +18,12 @@ PROBE_RETRIES = 2
 SEEDS = (1, 1, 2)
 
 
-async def probe(sender: Sender, model: str, prompt: Prompt) -> None:
+async def probe(sender: Sender, model: str, prompt: Prompt, lessons: set[str]) -> None:
     """Writes what was found into the tally: same seed twice, another seed, two choices; the opening of a real prompt's answer,
     at temperature 1. Raises ApiError where nothing can be sent at all (key, model, address).
     """
     sampling = Sampling(PROBE_TOKENS, temperature=1.0)
-    asking = Asking(model, sampling, lambda lesson: None)
+    asking = Asking(model, sampling, lessons, lambda lesson: None)
     texts: list[str] = []
     for seed in SEEDS:
         outcome = await _ask(sender, asking, prompt, {"seed": seed})
@@ -39,7 +40,7 @@ async def probe(sender: Sender, model: str, prompt: Prompt) -> None:
     if isinstance(outcome, Reply):
         sender.tally.n = "honours n" if outcome.choices == 2 else "ignores n"
     elif outcome is not None:
-        sender.tally.n = f"refuses n ({outcome.what})" if "n" in outcome.what.split() else f"not probed ({outcome.kind})"
+        sender.tally.n = f"refuses n ({outcome.what})" if re.search(r"\bn\b", outcome.what) else f"not probed ({outcome.kind})"
 
 
 def _verdict(first: str, again: str, other: str) -> str:

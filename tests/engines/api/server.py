@@ -17,7 +17,7 @@ import os
 import random
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ class Server:
         self.valid: Counter[str] = Counter()  # prompt -> whole, usable replies sent
         self.sent: Counter[str] = Counter()  # fault -> calls
         self.calls: Counter[str] = Counter()  # "METHOD path" -> requests
-        self.bodies: list[dict[str, Any]] = []  # the first chat bodies, for tests of parameters
+        self.bodies: deque[dict[str, Any]] = deque(maxlen=40)  # the latest chat bodies, for tests of parameters
         self.active = self.highest = 0
         self.draws = 0
 
@@ -112,7 +112,7 @@ class Server:
             "sent": dict(self.sent),
             "calls": dict(self.calls),
             "highest": self.highest,
-            "bodies": self.bodies,
+            "bodies": list(self.bodies),
         }
 
     def _fault(self, prompt: str) -> str:
@@ -132,8 +132,7 @@ class Server:
         return "ok"
 
     async def chat(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
-        if len(self.bodies) < 40:
-            self.bodies.append(body)
+        self.bodies.append(body)
         refused = self.refusal(body)
         if refused:
             return await send(writer, *refused)
