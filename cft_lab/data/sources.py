@@ -92,10 +92,10 @@ def open_source(data: DataConfig) -> tuple[Iterable[Row | RowError], dict[str, A
 def source_identity(data: DataConfig) -> dict[str, Any]:
     """What besides config fields decides the rows, for stage keys: the hash of what a local file or folder holds.
 
-    {} for the lab world and for hub ids, whose commit is recorded when they are read; pin data.revision to have it in the key.
-    Raises DataError if the path does not exist.
+    {} for the lab world, for hub ids, whose commit is recorded when they are read (pin data.revision to have it in the key), and
+    where there is no such path (see `missing_source`).
     """
-    if data.source == "local" and data.path:
+    if data.source == "local" and data.path and _path(data).exists():
         return {"content_sha256": content_sha256(_path(data))}
     if data.source == "hub" and data.hub_id and Path(data.hub_id).expanduser().is_dir():
         return {"content_sha256": content_sha256(Path(data.hub_id).expanduser())}

@@ -91,7 +91,7 @@ def responses(config: Config, pool: Stage, base: Stage) -> Stage:
             rows = _self_responses(config, work, items)
         else:
             asked = {item.id: Prompt(f"{item.id}/solve", _solve(config, item.question)) for item in items}
-            rows, counts = _write(writer, config, work, asked, lambda name, text: Response(name, text, config.responses.name))
+            rows, counts = _write(writer, config, work, asked, lambda name, text: Response(name, text, writer.author))
         count = write_records(work.folder / RESPONSES, rows)
         return {"responses": count} | _grade_responses(work, items, rows) | counts
 
@@ -166,7 +166,7 @@ def critiques(config: Config, pool: Stage, responded: Stage) -> Stage:
 
 
 def _critique(config: Config, problem_id: str, text: str) -> Critique:
-    return Critique(problem_id, text, config.teacher.name, parse_verdict(text))
+    return Critique(problem_id, text, _teacher(config).author, parse_verdict(text))
 
 
 def answers(config: Config, pool: Stage) -> Stage:
@@ -175,7 +175,9 @@ def answers(config: Config, pool: Stage) -> Stage:
     def make(work: Work) -> Mapping[str, Any]:
         items = read_records(work.inputs["problems"] / PROBLEMS, Problem)
         asked = {item.id: Prompt(f"{item.id}/answer", prompts.teacher_answer(item.question)) for item in items}
-        rows, counts = _write(_teacher(config), config, work, asked, lambda name, text: Response(name, text, config.teacher.name))
+        rows, counts = _write(
+            _teacher(config), config, work, asked, lambda name, text: Response(name, text, _teacher(config).author)
+        )
         return {"answers": write_records(work.folder / RESPONSES, rows)} | _grade_responses(work, items, rows) | counts
 
     return _teacher_stage("answers", config, make, {"problems": pool}, prompts.TEACHER_ANSWER_SYSTEM)

@@ -37,6 +37,11 @@ class Writer:
     kind: str  # oracle | local | openai
 
     @property
+    def author(self) -> str:
+        """Who wrote, in the records."""
+        return self.part.model or self.kind
+
+    @property
     def sampling(self) -> Sampling:
         """How this writer's texts are drawn; greedy decoding has no seed and no nucleus."""
         part = self.part
@@ -113,7 +118,7 @@ class Replies:
         group, part = self._writer.group, self._writer.part
         failed = [failure for failure in self._failures if failure.finish == "error"]
         if failed and not part.accept_failed:
-            who = f"{group} {part.model or self._writer.kind}"
+            who = f"{group} {self._writer.author}"
             raise DataError(
                 f"{len(failed)} of {len(self._prompts)} prompts to {who} failed, the first with: {failed[0].reason}; the others "
                 f"are kept. Run the same command again to retry only these, or add {group}.accept_failed=true to go on without them"

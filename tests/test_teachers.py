@@ -1,0 +1,300 @@
+"""Whole cells whose teacher, or whose responses, come from a server: journals, failures, budgets, keys."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEBUG
+from engines.api.loopback import Loopback, serving
+
+from cft_lab import pipeline
+from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataError
+from cft_lab.engines.api.errors import ApiError, BudgetReached, CostNotConfirmed
+from cft_lab.records import Critique, Example, Failure, Problem, Response
+from cft_lab.store import Store, read_json, read_records
+
+ComposeCell = Callable[..., Config]
+ROWS = 60
+SMALL = ("data=local", f"data.pool={ROWS}", "data.examples=24")
+
+
+@pytest.fixture(scope="module")
+def own_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set as a person would bring it: questions, solutions of which every third is wrong, gold answers."""
+    path = tmp_path_factory.mktemp("own") / "mine.jsonl"
+    rows = [
+        {"question": f"What is {i} plus {i}?", "solution": f"It is \\boxed{{{2 * i + (i % 3 == 0)}}}.", "answer": str(2 * i)}
+        for i in range(ROWS)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def taught(cell: ComposeCell, own_file: Path, tmp_path: Path, debug_model: Path, shared_store: Path) -> Callable[..., Config]:
+    """Composes a cell on own data with a teacher behind a server, in a store of its own that has the base model."""
+    root = tmp_path / "store"
+    (root / "base_model").mkdir(parents=True)
+    (root / "base_model" / debug_model.parent.name).symlink_to(debug_model.parent, target_is_directory=True)
+
+    def composed(running: Loopback, *overrides: str) -> Config:
+        return cell(
+            *SMALL,
+            f"data.path={own_file}",
+            "teacher=openai-compatible",
+            f"teacher.base_url={running.url}",
+            "teacher.model=loopback-1",
+            "teacher.timeout_s=5",
+            f"output_root={root}",
+            *overrides,
+        )
+
+    return composed
+
+
+def stage_folder(config: Config, name: str) -> Path:
+    stage = next(stage for stage in pipeline.plan(config).result.walk() if stage.name == name)
+    return pipeline.output_root(config) / stage.name / stage.key
+
+
+def counts(config: Config, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(stage_folder(config, name) / "manifest.json")["counts"]
+    return found
+
+
+def calls(running: Loopback) -> int:
+    return int(running.stats()["calls"].get("POST /v1/chat/completions", 0))
+
+
+def run(config: Config) -> list[str]:
+    """Runs the whole cell and returns what was said."""
+    said: list[str] = []
+    pipeline.check(config)
+    pipeline.run(config, said.append)
+    return said
+
+
+def make_examples(config: Config) -> list[str]:
+    """Makes the cell's examples only, as a run would, and returns what was said."""
+    said: list[str] = []
+    pipeline.check(config)
+    stages = {stage.name: stage for stage in pipeline.plan(config).result.walk()}
+    Store(pipeline.output_root(config), said.append).ensure(stages["examples"])
+    return said
+
+
+def test_a_cell_on_own_data_with_a_served_teacher_runs_whole(taught: Callable[..., Config], server: Loopback) -> None:
+    config = taught(server, "method=cft")
+    said = run(config)
+    assert any("estimate" in line and f"{ROWS}" in line for line in said)
+    assert any("first training example" in line for line in said)
+    made = read_records(stage_folder(config, "critiques") / "critiques.jsonl", Critique)
+    assert len(made) == ROWS
+    assert all(row.verdict is True for row in made), "this server finds everything right"
+    examples = read_records(stage_folder(config, "examples") / "examples.jsonl", Example)
+    assert len(examples) == 24
+    known = {row.problem_id: row.text for row in made}
+    assert all(row.target == known[row.problem_id] for row in examples)
+    found = counts(config, "critiques")
+    assert found["quality"]["false_right"] == {
+        "count": 20,
+        "n": 20,
+        "share": 1.0,
+        "interval": pytest.approx([0.839, 1.0], abs=1e-3),
+    }
+    assert found["quality"]["agreement"]["count"] == 40
+    assert found["prompt_tokens"] > 0
+    assert "loopback-1" in str(found["api"])
+
+
+def test_a_finished_stage_calls_nobody_and_arms_share_critiques(taught: Callable[..., Config], server: Loopback) -> None:
+    make_examples(taught(server, "method=cft"))
+    before = calls(server)
+    for overrides in (
+        ["method=cft"],
+        ["method=sft-verified"],
+        ["method=cft", "method.keep_critiques=parsed"],
+        ["method=cft", "seed=1"],
+    ):
+        make_examples(taught(server, *overrides))
+    assert calls(server) == before
+
+
+def test_a_finished_stage_needs_neither_server_nor_key(taught: Callable[..., Config]) -> None:
+    with serving() as running:
+        config = taught(running, "method=cft")
+        make_examples(config)
+    again = taught(running, "method=cft", "teacher.api_key_env=NO_SUCH_KEY", "teacher.base_url=http://127.0.0.1:9/v1")
+    assert not any("make" in line for line in make_examples(again))
+
+
+def test_faults_cost_time_and_no_row(taught: Callable[..., Config]) -> None:
+    faults = {"429-after": 0.08, "500": 0.06, "drop": 0.06, "drop-body": 0.05, "malformed": 0.05, "no-choices": 0.05}
+    with serving(faults=faults, retry_after="0.05") as running:
+        config = taught(running, "method=cft", "teacher.max_retries=20")
+        make_examples(config)
+        assert sum(running.stats()["valid"].values()) >= ROWS
+    rows = read_records(stage_folder(config, "critiques") / "critiques.jsonl", Critique)
+    assert sorted(row.problem_id for row in rows) == sorted({row.problem_id for row in rows})
+    assert len(rows) == ROWS
+
+
+def test_failed_rows_stop_the_stage_and_are_all_that_is_asked_again(taught: Callable[..., Config], server: Loopback) -> None:
+    server.change(always={"What is 7 plus": "500"})
+    config = taught(server, "method=cft", "teacher.max_retries=1")
+    with pytest.raises(DataError, match=r"1 of 60 prompts to teacher loopback-1 failed.*accept_failed"):
+        make_examples(config)
+    assert not (stage_folder(config, "critiques")).exists()
+    accepted = taught(server, "method=cft", "teacher.max_retries=1", "teacher.accept_failed=true")
+    before = calls(server)
+    make_examples(accepted)
+    assert calls(server) - before <= 2 + 6, "the failed row twice, and at most a probe, whose prompt it is"
+    lost = read_records(stage_folder(config, "critiques") / "failed.jsonl", Failure)
+    assert [row.finish for row in lost] == ["error"]
+    assert "500" in lost[0].reason
+    assert counts(config, "critiques")["failed"] == 1
+
+
+def test_a_refused_row_costs_itself_and_can_be_retried(taught: Callable[..., Config], server: Loopback) -> None:
+    server.change(always={"What is 7 plus": "filter"})
+    config = taught(server, "method=cft")
+    run(config)
+    assert counts(config, "critiques")["refused"] == 1
+    assert counts(config, "critiques")["critiques"] == ROWS - 1
+    server.change(always={})
+    before = calls(server)
+    said = run(taught(server, "method=cft", "teacher.retry_failed=true"))
+    assert 1 <= calls(server) - before <= 1 + 4
+    assert counts(config, "critiques")["critiques"] == ROWS
+    assert counts(config, "critiques")["refused"] == 0
+    assert any("superseded" in line for line in said)
+    kept = sorted(path.parent.parent.name for path in (pipeline.output_root(config) / "superseded").glob("*/*/DONE"))
+    assert {"examples", "candidates", "selected"} <= set(kept)
+
+
+def test_responses_and_answers_of_a_server(taught: Callable[..., Config], server: Loopback) -> None:
+    other = ("responses=engine", "responses.kind=openai", "responses.model=writer", f"responses.base_url={server.url}",
+             "responses.api_key_env=null")  # fmt: skip
+    config = taught(server, "method=sft", *other)
+    make_examples(config)
+    texts = read_records(stage_folder(config, "responses") / "responses.jsonl", Response)
+    assert len(texts) == ROWS
+    assert {row.author for row in texts} == {"writer"}
+    answered = taught(server, "method=sft-teacher")
+    make_examples(answered)
+    problems = {row.id for row in read_records(stage_folder(answered, "problems") / "problems.jsonl", Problem)}
+    assert {row.problem_id for row in read_records(stage_folder(answered, "answers") / "responses.jsonl", Response)} == problems
+
+
+def test_a_local_model_teaches_and_responds(taught: Callable[..., Config], server: Loopback, debug_model: Path) -> None:
+    local = f"model={debug_model}", "prompt_format=lab", "max_new_tokens=8"
+    config = taught(
+        server, "method=cft", "teacher=local", *(f"teacher.{setting}" for setting in local), "teacher.base_url=null",
+        "responses=engine", *(f"responses.{setting}" for setting in local),
+    )  # fmt: skip
+    make_examples(config)
+    assert counts(config, "critiques")["asked"] + counts(config, "critiques")["no_response"] == ROWS
+    assert counts(config, "critiques")["cut_off"] > 0
+    assert calls(server) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides", "error", "said"),
+    [
+        ({}, ["teacher.api_key_env=NO_SUCH_KEY"], ConfigError, "environment variable NO_SUCH_KEY"),
+        ({}, ["teacher.max_cost_usd=0"], ConfigError, "teacher.max_cost_usd=0 lets nothing be sent"),
+        ({}, ["teacher.max_cost_usd=1"], ConfigError, "cannot be kept without a price"),
+        ({}, ["teacher.model=null"], ConfigError, "teacher.model has no value"),
+        ({"key": "sk-right"}, ["teacher.api_key_env=WRONG_KEY"], ApiError, "refused the key"),
+        ({"models": ["another"]}, [], ApiError, "does not know this model"),
+        (
+            {},
+            ["+prices.input_usd.loopback-1=1e6", "+prices.output_usd.loopback-1=1e6"],
+            CostNotConfirmed,
+            "teacher.confirm_cost=true",
+        ),
+    ],
+)
+def test_what_stops_a_teacher_at_once(
+    taught: Callable[..., Config], settings: dict[str, Any], overrides: list[str], error: type[Exception], said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WRONG_KEY", "sk-wrong-key-0123456789")
+    with serving(**settings) as running:
+        with pytest.raises(error) as raised:
+            make_examples(taught(running, "method=cft", *overrides))
+        assert sum(running.stats()["valid"].values()) == 0
+        assert calls(running) <= 40
+    assert said in str(raised.value)
+    assert "0123456789" not in str(raised.value)
+
+
+def test_a_spent_budget_stops_before_it_is_crossed_and_goes_on_later(taught: Callable[..., Config], server: Loopback) -> None:
+    priced = ("+prices.input_usd.loopback-1=100", "+prices.output_usd.loopback-1=1000", "teacher.max_new_tokens=40")
+    with pytest.raises(BudgetReached):
+        make_examples(taught(server, "method=cft", *priced, "teacher.max_cost_usd=0.5"))
+    first = sum(server.stats()["valid"].values())
+    assert 0 < first < ROWS
+    config = taught(server, "method=cft", *priced, "teacher.max_cost_usd=50")
+    make_examples(config)
+    found = counts(config, "critiques")
+    assert found["critiques"] == ROWS
+    valid = server.stats()["valid"]
+    twice = [prompt for prompt, count in valid.items() if count > 1]
+    assert len(twice) <= 2, "nothing is paid twice, but that each start looks at the server with its first prompt"
+    expected = (found["prompt_tokens"] * 100 + found["tokens"] * 1000) / 1e6
+    assert found["cost_usd"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_key_is_written_nowhere(taught: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = "sk-test-4fb1c6d2a97e"  # noqa: S105
+    monkeypatch.setenv("TEACHER_KEY", secret)
+    overrides = ["method=cft", "teacher.api_key_env=TEACHER_KEY", "tracking=wandb", "progress=true"]
+    with serving(key=secret) as running:
+        said = run(taught(running, *overrides))
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("wandb" in str(path) for path in written)
+    assert not [path for path in written if secret.encode() in path.read_bytes()]
+    assert secret not in "".join(said)
+
+
+def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=PROJECT_ROOT, check=False, env=env)
+
+
+def test_the_quality_report_of_served_critiques(taught: Callable[..., Config], server: Loopback) -> None:
+    config = taught(server, "method=cft")
+    make_examples(config)
+    command = ["-m", "cft_lab", "critiques", "--store", str(pipeline.output_root(config))]
+    key = stage_folder(config, "critiques").name
+    told = call(*command, key[:6], "--show", "disagreeing", "--samples", "2")
+    assert told.returncode == 0, told.stderr
+    assert "wrong responses judged right: 100.0 % [83.9, 100.0] (20 of 20)" in told.stdout
+    assert told.stdout.count("response wrong, verdict True") == 2
+    assert json.loads(call(*command, key, "--json").stdout)["critiques"] == ROWS
+    unknown = call(*command, "zzz")
+    assert unknown.returncode == 2
+    assert "no critiques stage begins with 'zzz'" in unknown.stderr
+
+
+def test_bad_input_of_the_command_line_stops_before_anything_is_made(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    told = call(
+        "run.py", *DEBUG, "data=local", f"output_root={store}", "data.path=/no/x.jsonl", "teacher=gpt-4o-mini", OPENAI_API_KEY=""
+    )
+    assert told.returncode == 2
+    assert "data.path=/no/x.jsonl" in told.stderr
+    assert "OPENAI_API_KEY" in told.stderr
+    assert not store.exists()
