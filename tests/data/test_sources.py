@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hub_folders
+import hub_server
 import pytest
 
 from cft_lab.config import PROJECT_ROOT, DataConfig, DataError
@@ -452,10 +453,11 @@ def test_what_is_missing_is_said_in_a_line_each(fields: dict[str, Any], told: li
     assert list(missing_source(own(good))) == []
 
 
-def _python(script: str, **environment: str) -> str:
+def _python(script: str, given: str = "", **environment: str) -> str:
     """What a fresh Python prints."""
     command = [sys.executable, "-W", "error", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, env=os.environ | environment, check=False)
+    settings = os.environ | environment
+    done = subprocess.run(command, input=given, capture_output=True, text=True, cwd=PROJECT_ROOT, env=settings, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -489,6 +491,61 @@ def test_a_hub_id_that_cannot_be_reached_is_refused_at_once() -> None:
     assert time.monotonic() - started < 30
 
 
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[str]:
+    """The address of a hub on loopback with three data sets."""
+    hub_folders.gsm8k(tmp_path / "served" / "openai" / "gsm8k")
+    hub_folders.math(tmp_path / "served" / "EleutherAI" / "hendrycks_math")
+    hub_folders.webinstruct(tmp_path / "served" / "TIGER-Lab" / "WebInstructSub")
+    command = [sys.executable, str(Path(hub_server.__file__)), str(tmp_path / "served")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        server.terminate()
+
+
+_DRAW_EACH = """
+import json, sys
+from cft_lab.config import DataError
+from cft_lab.data.sources import load_pool
+from cft_lab.hydra_config import compose
+for overrides in json.loads(sys.stdin.read()):
+    try:
+        pool = load_pool(compose(*overrides).data)
+        print(json.dumps([pool.counts.get("revision"), [problem.id for problem in pool.problems]]))
+    except DataError as error:
+        print(json.dumps([str(error), []]))
+"""
+
+
+def test_a_hub_id_is_downloaded_or_streamed_at_one_commit_and_read_again_offline(hub: str, tmp_path: Path) -> None:
+    whole, streamed = ["data=webinstruct", "data.streaming=false"], ["data=webinstruct"]
+    cells = [["data=gsm8k"], ["data=math"], whole, streamed, ["data=orcamath"], ["data=gsm8k", "data.split=dev"]]
+    online = {
+        "HF_ENDPOINT": hub,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
+    }
+    found = [json.loads(line) for line in _python(_DRAW_EACH, json.dumps(cells), **online).splitlines()]
+    assert [(told, len(ids)) for told, ids in found[:4]] == [(hub_server.COMMIT, hub_folders.ROWS)] * 4
+    assert found[2] == found[3]
+    assert "microsoft/orca-math-word-problems-200k cannot be reached on the hub (RepositoryNotFoundError" in found[4][0]
+    assert "data.split=dev is not in openai/gsm8k" in found[5][0]
+
+    cells = [
+        ["data=gsm8k"],
+        ["data=math"],
+        whole,
+        ["data=gsm8k", f"data.revision={hub_server.COMMIT}"],
+        ["data=gsm8k", "data.subset=socratic"],
+    ]
+    again = [json.loads(line) for line in _python(_DRAW_EACH, json.dumps(cells), **online | {"HF_HUB_OFFLINE": "1"}).splitlines()]
+    assert again[:3] == found[:3]
+    assert again[3] == found[0]
+    assert "perhaps fetched in part (run `hf download --repo-type dataset openai/gsm8k`" in again[4][0]
+
+
 def test_a_data_set_of_several_configurations_says_so(tmp_path: Path) -> None:
     folder = hub_folders.math(tmp_path)
     with pytest.raises(DataError, match=r"data.subset=None does not say which .* algebra, .*name one, or all for all of them"):
@@ -513,6 +570,10 @@ def test_offline_a_hub_id_is_read_from_the_hubs_cache_with_its_commit(own_caches
     assert len(pool.problems) == hub_folders.ROWS
     assert load_pool(dataclasses.replace(data, revision=commit)).problems == pool.problems
     assert "at revision v2" in next(missing_source(dataclasses.replace(data, revision="v2")))
+    shard = snapshot / "data" / "train-00000-of-00001.parquet"
+    shard.rename(shard.with_name("train-00000-of-00003.parquet"))
+    with pytest.raises(DataError, match="has only 1 of the 3 files of data/train: its download was interrupted"):
+        load_pool(data)
     shutil.rmtree(snapshot / "data")  # the card alone is no data set
     assert len(list(missing_source(data))) == 1
 
