@@ -30,37 +30,45 @@ _SHARD = re.compile(r"-\d{5}-of-(?P<many>\d{5})\.")
 
 @dataclass(frozen=True)
 class HubRows:
-    """The parts of a data set, read one after another, and what is known of its version (revision: commit on the hub)."""
+    """The parts of the data set `name`, read one after another, and what is known of its version (revision: commit on the hub).
 
+    Reading raises DataError where a file is broken or the connection is lost.
+    """
+
+    name: str
     parts: list[Any]
     version: dict[str, str]
 
     def __iter__(self) -> Iterator[Row]:
-        for part in self.parts:
-            yield from batched_rows(part)
+        with explained(self.name):
+            for part in self.parts:
+                yield from batched_rows(part)
 
     def count(self) -> int:
         """How many rows there are, by reading them all."""
-        return sum(len(next(iter(batch.values()))) for part in self.parts for batch in part.iter(batch_size=_BATCH))
+        with explained(self.name):
+            return sum(len(next(iter(batch.values()))) for part in self.parts for batch in part.iter(batch_size=_BATCH))
 
 
 def open_hub(data: DataConfig) -> HubRows:
     """The rows of data.hub_id. Raises DataError naming the field and the remedy if they cannot be had."""
     hub_id = str(data.hub_id)
+    name, folder = f"data.hub_id={hub_id}", Path(hub_id).expanduser()
     _quiet_datasets()
-    if Path(hub_id).expanduser().is_dir():
-        with explained(f"data.hub_id={hub_id}"):
-            return HubRows(_open_folder(Path(hub_id).expanduser(), data), {})
+    if folder.is_dir():
+        with explained(name):
+            return HubRows(name, _open_folder(folder, data), {})
     if not offline():
         commit = _commit_online(hub_id, data.revision)
-        with explained(f"data.hub_id={hub_id}"):
-            return HubRows(_load(hub_id, data, commit), {"revision": commit})
+        with explained(name):
+            return HubRows(name, _load(hub_id, data, commit), {"revision": commit})
     snapshot = cached_dataset(hub_id, data.revision)
     if snapshot is None:
-        raise DataError(f"data.hub_id={hub_id}: {not_cached(hub_id, data.revision)}")
-    with explained(f"data.hub_id={hub_id} in the local cache, perhaps fetched in part ({fetching(hub_id, data.revision)})"):
+        raise DataError(f"{name}: {not_cached(hub_id, data.revision)}")
+    name += f" in the local cache, perhaps fetched in part ({fetching(hub_id, data.revision)}),"
+    with explained(name):
         _refuse_missing_shards(snapshot)
-        return HubRows(_open_folder(snapshot, data), {"revision": snapshot.name})
+        return HubRows(name, _open_folder(snapshot, data), {"revision": snapshot.name})
 
 
 def batched_rows(part: Dataset | IterableDataset) -> Iterator[Row]:
@@ -134,9 +142,7 @@ def _refuse_missing_shards(folder: Path) -> None:
             families[family] = families.get(family, 0) + 1
     for (name, many), there in families.items():
         if there < many:
-            raise DataError(
-                f"{folder} has only {there} of the {many} files of {name}: its download was interrupted, start it again"
-            )
+            raise DataError(f"{folder} has only {there} of the {many} files of {name}: its download was interrupted, repeat it")
 
 
 def _quiet_datasets() -> None:
