@@ -53,9 +53,8 @@ def main() -> None:
     ]
     words = sum(len(words_of(text)) for text in training[::50]) / len(training[::50])
     print(f"texts: {f'of {shared}' if real else 'made up'}")
-    print(
-        f"{len(evaluated):,} evaluated questions of {len(SIZES)} benchmarks; {len(training):,} training questions, {words:.0f} words each"
-    )
+    print(f"{len(evaluated):,} evaluated questions of {len(SIZES)} benchmarks")
+    print(f"{len(training):,} training questions of {words:.0f} words")
     texts = itertools.chain(training, (text for _, text in evaluated))
     split, _ = timed("splitting at blanks", lambda: sum(len(text.split()) for text in texts))
     memory = peak_mb()

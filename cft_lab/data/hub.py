@@ -1,7 +1,7 @@
 """Data sets in the hub's layout, through `datasets`: a hub id, a folder in the same layout, or a folder made by save_to_disk.
 
-Folders are streamed from where they are; nothing is copied into the cache. Without a network (HF_HUB_OFFLINE=1) a hub id is read
-from the hub's cache (`hf download --repo-type dataset ID`), else from what `datasets` prepared on an earlier run.
+Folders are streamed from where they are; nothing is copied into a cache. Without a network (HF_HUB_OFFLINE=1) a hub id is read from
+the hub's cache, where `hf download --repo-type dataset ID` or an earlier run without data.streaming put it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,39 +25,50 @@ ALL_SUBSETS = "all"  # data.subset=all reads every configuration, one after anot
 _BATCH = 1000  # rows decoded at once; row by row is six times slower
 _TIMEOUT_S = 30.0
 _DATA_SUFFIXES = (".parquet", ".arrow", ".json", ".jsonl", ".csv", ".gz", ".zst")
-_COMMIT = re.compile(r"@([0-9a-f]{40})/")
+_SHARD = re.compile(r"-\d{5}-of-(?P<many>\d{5})\.")
 
 
 @dataclass(frozen=True)
 class HubRows:
-    """The parts of a data set, read one after another, and what is known of its version (revision: commit on the hub)."""
+    """The parts of the data set `name`, read one after another, and what is known of its version (revision: commit on the hub).
 
+    Reading raises DataError where a file is broken or the connection is lost.
+    """
+
+    name: str
     parts: list[Any]
     version: dict[str, str]
 
     def __iter__(self) -> Iterator[Row]:
-        for part in self.parts:
-            yield from batched_rows(part)
+        with explained(self.name):
+            for part in self.parts:
+                yield from batched_rows(part)
 
     def count(self) -> int:
         """How many rows there are, by reading them all."""
-        return sum(len(next(iter(batch.values()))) for part in self.parts for batch in part.iter(batch_size=_BATCH))
+        with explained(self.name):
+            return sum(len(next(iter(batch.values()))) for part in self.parts for batch in part.iter(batch_size=_BATCH))
 
 
 def open_hub(data: DataConfig) -> HubRows:
     """The rows of data.hub_id. Raises DataError naming the field and the remedy if they cannot be had."""
     hub_id = str(data.hub_id)
+    name, folder = f"data.hub_id={hub_id}", Path(hub_id).expanduser()
     _quiet_datasets()
-    with explained(f"data.hub_id={hub_id}"):
-        if Path(hub_id).expanduser().is_dir():
-            return HubRows(_open_folder(Path(hub_id).expanduser(), data), {})
-        if not offline():
-            commit = _commit_online(hub_id, data.revision)
-            return HubRows(_load(hub_id, data, commit), {"revision": commit})
-        snapshot = cached_dataset(hub_id, data.revision)
-        if snapshot is not None:
-            return HubRows(_open_folder(snapshot, data), {"revision": snapshot.name})
-        return _open_prepared(hub_id, data)
+    if folder.is_dir():
+        with explained(name):
+            return HubRows(name, _open_folder(folder, data), {})
+    if not offline():
+        commit = _commit_online(hub_id, data.revision)
+        with explained(name):
+            return HubRows(name, _load(hub_id, data, commit), {"revision": commit})
+    snapshot = cached_dataset(hub_id, data.revision)
+    if snapshot is None:
+        raise DataError(f"{name}: {not_cached(hub_id, data.revision)}")
+    name += f" in the local cache, perhaps fetched in part ({fetching(hub_id, data.revision)}),"
+    with explained(name):
+        _refuse_missing_shards(snapshot)
+        return HubRows(name, _open_folder(snapshot, data), {"revision": snapshot.name})
 
 
 def batched_rows(part: Dataset | IterableDataset) -> Iterator[Row]:
@@ -89,22 +100,49 @@ def offline() -> bool:
 
 
 def cached_dataset(hub_id: str, revision: str | None) -> Path | None:
-    """The snapshot folder of a data set in the hub's cache, named by its commit; None if it is not there or has no data."""
+    """The snapshot of a data set in the hub's cache, a folder named by its commit; None if it is not there or has no data.
+
+    Without a revision it is the one that the cache calls main, or else the one that was fetched last.
+    """
     repository = hub_cache() / f"datasets--{hub_id.replace('/', '--')}"
     reference = repository / "refs" / (revision or "main")
-    commit = reference.read_text().strip() if reference.is_file() else (revision or "")
-    snapshot = repository / "snapshots" / commit
-    # `datasets` leaves the card alone there when it keeps the data elsewhere
-    return snapshot if commit and any(file.suffix in _DATA_SUFFIXES for file in snapshot.rglob("*")) else None
+    if reference.is_file():
+        commits = [reference.read_text().strip()]
+    elif revision is not None:
+        commits = [revision]
+    else:
+        commits = [path.name for path in sorted(repository.glob("snapshots/*"), key=lambda path: path.stat().st_mtime_ns)]
+    snapshots = [repository / "snapshots" / commit for commit in commits]
+    # the card alone, which `datasets` leaves there when it streams, is no data set
+    with_data = [folder for folder in snapshots if any(file.suffix in _DATA_SUFFIXES for file in folder.rglob("*"))]
+    return with_data[-1] if with_data else None
 
 
-def prepared_dataset(hub_id: str) -> bool:
-    """Whether `datasets` has prepared this data set in its own cache on an earlier run (in whatever revision)."""
-    home = os.environ.get("HF_HOME", f"{os.environ.get('XDG_CACHE_HOME', '~/.cache')}/huggingface")
-    cache = Path(os.environ.get("HF_DATASETS_CACHE", f"{home}/datasets")).expanduser()
-    owner, _, name = hub_id.rpartition("/")
-    snake = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)).lower()
-    return any(cache.glob(f"{owner}___{snake}/*" if owner else f"{snake}/*"))
+def fetching(hub_id: str, revision: str | None) -> str:
+    """The remedy for a data set that is not on this machine."""
+    at = f" --revision {revision}" if revision else ""
+    return (
+        f"run `hf download --repo-type dataset {hub_id}{at}` where there is a network, or set data.hub_id to a local folder in the "
+        "same layout"
+    )
+
+
+def not_cached(hub_id: str, revision: str | None) -> str:
+    """Why a hub id cannot be read without a network, with the remedy."""
+    at = f" at revision {revision}" if revision else ""
+    return f"it is not{at} in the local cache {hub_cache()}, and HF_HUB_OFFLINE=1 forbids to fetch it: {fetching(hub_id, revision)}"
+
+
+def _refuse_missing_shards(folder: Path) -> None:
+    """Raises DataError if a file says that it is one of so many and others are not there: fetching was interrupted."""
+    families: dict[tuple[str, int], int] = {}
+    for file in folder.rglob("*"):
+        if match := _SHARD.search(str(file.relative_to(folder))):
+            family = match.string[: match.start()], int(match["many"])
+            families[family] = families.get(family, 0) + 1
+    for (name, many), there in families.items():
+        if there < many:
+            raise DataError(f"{folder} has only {there} of the {many} files of {name}: its download was interrupted, repeat it")
 
 
 def _quiet_datasets() -> None:
@@ -173,26 +211,3 @@ def _chosen(data: DataConfig, names: list[str], default: str | None) -> list[str
         f"data.subset={data.subset} {had}: data.hub_id={data.hub_id} has {', '.join(names)}; "
         f"name one, or {ALL_SUBSETS} for all of them"
     )
-
-
-def _open_prepared(hub_id: str, data: DataConfig) -> HubRows:
-    """What `datasets` keeps of an earlier online run; refused if it is of another revision than the one asked for."""
-    import datasets
-
-    fetch = f"`hf download --repo-type dataset {hub_id}{f' --revision {data.revision}' if data.revision else ''}`"
-    try:
-        part = datasets.load_dataset(hub_id, data.subset, split=data.split)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"data.hub_id={hub_id} is not in the local cache {hub_cache()}, and HF_HUB_OFFLINE=1 forbids to fetch it "
-            f"({_said(error)}): run {fetch} where there is a network, or set data.hub_id to a local folder in the same layout"
-        ) from error
-    sources: Mapping[str, Any] = part.info.download_checksums or {}
-    commits = {match[1] for url in sources if (match := _COMMIT.search(url))}
-    if data.revision is not None and commits != {data.revision}:
-        kept = ", ".join(sorted(commits)) or "unknown"
-        raise DataError(
-            f"data.revision={data.revision} was asked for, but the prepared copy of {hub_id} is of revision {kept}: "
-            f"run {fetch} where there is a network, or drop data.revision"
-        )
-    return HubRows([part], {"revision": commits.pop()} if len(commits) == 1 else {})

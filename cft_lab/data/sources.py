@@ -17,7 +17,7 @@ from cft_lab.config import DataConfig, DataError
 from cft_lab.data.decontamination import Decontaminator, Overlap, report
 from cft_lab.data.draw import Draw, Drawn
 from cft_lab.data.files import SUFFIXES, content_sha256, data_files, read_files
-from cft_lab.data.hub import cached_dataset, offline, open_hub, prepared_dataset
+from cft_lab.data.hub import cached_dataset, not_cached, offline, open_hub
 from cft_lab.data.rows import (
     Row,
     RowError,
@@ -30,7 +30,6 @@ from cft_lab.data.rows import (
 from cft_lab.lab.mistakes import noisy_attempt
 from cft_lab.lab.world import make_problems
 from cft_lab.records import Critique, Problem
-from cft_lab.runtime import hub_cache
 from cft_lab.verdicts import parse_verdict
 
 _HEAD = 100  # rows that are looked at for their columns before the draw begins
@@ -136,12 +135,8 @@ def _missing_hub(data: DataConfig, hub_id: str) -> Iterator[str]:
         return
     if hub_id.startswith(("/", ".", "~")) or hub_id.count("/") > 1:
         yield f"data.hub_id={hub_id} does not exist: name a folder, or a hub data set as owner/name"
-    elif offline() and cached_dataset(hub_id, data.revision) is None and not prepared_dataset(hub_id):
-        at = f" at revision {data.revision}" if data.revision else ""
-        yield (
-            f"data.hub_id={hub_id}: it is not{at} in the local cache {hub_cache()}, and HF_HUB_OFFLINE=1 forbids to fetch it: run "
-            f"`hf download --repo-type dataset {hub_id}` where there is a network, or set data.hub_id to a local folder"
-        )
+    elif offline() and cached_dataset(hub_id, data.revision) is None:
+        yield f"data.hub_id={hub_id}: {not_cached(hub_id, data.revision)}"
 
 
 @dataclass

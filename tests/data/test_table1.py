@@ -11,6 +11,8 @@ from cft_lab.data.sources import load_pool
 from cft_lab.data.table1 import PUBLISHED, count_rows, table1
 from cft_lab.hydra_config import compose
 
+pytestmark = pytest.mark.usefixtures("own_caches")
+
 
 def manifest(name: str, folder: Path, *overrides: str) -> dict[str, Any]:
     """The manifest of a `problems` stage, as far as the table reads it, from a pool that was really drawn."""
