@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 
+KEEP_ALIVE_S = 60.0  # seconds that an idle connection is kept
 CONNECT_S = 15.0  # seconds to open a connection, within the timeout of the request
 FIRST_PATIENCE_S = 2.0  # seconds of failing connections after which a server that never answered is given up
 FIRST_WAIT_S, LONGEST_BACKOFF_S = 0.5, 60.0
@@ -48,27 +49,38 @@ class Caller:
     def __init__(self, target: Target, key: Key, api: ApiConfig, tally: Tally) -> None:
         self._target, self._key, self._api, self._tally = target, key, api, tally
         self.timeout_s = api.timeout_s
+        self._clients: list[AsyncOpenAI] = []
+        self._idle: list[AsyncOpenAI] = []
         self._reached = False
         self._first_failed_at: float | None = None
 
     async def __aenter__(self) -> Caller:
         import httpx2
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         for name in _LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
-        most = self._api.max_in_flight
-        self._client = AsyncOpenAI(
+        self._tls = httpx2.create_ssl_context()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self._clients:
+            await client.close()
+
+    def _new_client(self) -> AsyncOpenAI:
+        """A client for one request at a time. A shared pool of connections is searched through for every request: with 256 of them
+        that took more CPU time than all the rest together."""
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        client = AsyncOpenAI(
             api_key=self._key.value,
             base_url=self._api.base_url or "https://api.openai.com/v1",
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=min(CONNECT_S, self._api.timeout_s)),
-            http_client=DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most)),
+            http_client=DefaultAsyncHttpxClient(verify=self._tls, limits=httpx2.Limits(keepalive_expiry=KEEP_ALIVE_S)),
         )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+        self._clients.append(client)
+        return client
 
     async def chat(self, body: dict[str, Any]) -> bytes | Failure:
         """The raw body of a chat completion. The client's own parsing into pydantic objects is skipped: it doubles the CPU time."""
@@ -85,9 +97,10 @@ class Caller:
         import openai
 
         self._tally.requests += 1
+        client = self._idle.pop() if self._idle else self._new_client()
         try:
             async with asyncio.timeout(timeout_s):
-                result = await send(self._client)
+                result = await send(client)
         except TimeoutError:
             return Failure("timeout", f"no whole reply within {timeout_s:g} s", RETRY, billed=True)
         except openai.APIStatusError as error:
@@ -95,6 +108,8 @@ class Caller:
             return status_failure(error.status_code, error.body, error.response.headers, self._key)
         except openai.APIConnectionError as error:
             return self._connection_failure(error)
+        finally:
+            self._idle.append(client)
         self._reached = True
         return result
 

@@ -42,6 +42,7 @@ class Settings:
     usage: bool = True
     words: int = 12
     reply: str = ""  # a fixed text instead of one made from the prompt
+    counts: bool = True  # False keeps no count for each prompt
     batch: dict[str, Any] = field(default_factory=dict)
 
 
@@ -144,7 +145,7 @@ class Server:
         if fault != "ok":
             return await self.spoil(fault, body, writer)
         alive = await send(writer, 200, self.completion(body))
-        self.valid[prompt] += 1
+        self.valid[prompt if self.settings.counts else ""] += 1
         return alive
 
     def refusal(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
