@@ -17,7 +17,6 @@ LIVE = (
     "responses=self",
     "inference=two-stage",
     "temperature=0.7",
-    "benchmarks.names=[lab-basic,lab-applied,lab-long]",  # not lab-transfer, which decontamination names
 )
 
 ORDER = (
@@ -122,14 +121,13 @@ def perturbed(field: str, value: Any) -> Any:
     special = {
         "model.prompt_format": "qwen",
         "method.name": "sft-verified",
-        "benchmarks.names": ["lab-basic", "lab-applied"],
+        "benchmarks.names": ["lab-basic", "lab-applied", "lab-long"],
         "inference.name": "single-pass",
         "responses.kind": "reference",
         "train.selection.mode": "last",
         "train.selection.benchmark": "lab-long",
         "data.source": "hub",
         "data.critiques": "released",
-        "decontamination.benchmarks": [],
     }
     if field in special:
         return special[field]
@@ -161,7 +159,7 @@ def test_every_field_changes_exactly_the_keys_that_it_should(cell: ComposeCell) 
     assert {name for name, _ in before} == set(ORDER), "every stage must be live in this cell"
     wrong = []
     for field, value in fields(config):
-        if field.startswith("mix_data."):
+        if field.startswith(("mix_data.", "decontamination.")):
             continue  # not live here; see below
         after = keys(with_field(config, field, perturbed(field, value)))
         if field not in ("benchmarks.names", "method.name"):
@@ -182,6 +180,19 @@ def test_the_second_source_of_a_mix_changes_its_examples_as_the_first_does(cell:
         after = keys(with_field(config, field, perturbed(twin, value)))["candidates", ""]
         unread = {"data.critiques"}  # its arm imitates responses
         assert (after == before) is (expected(twin) == NOTHING or twin in unread), field
+
+
+def test_decontamination_and_what_is_evaluated_change_the_problems_of_real_data(cell: ComposeCell) -> None:
+    config = cell(*LIVE, "data=metamath")
+    for field, value in {
+        "decontamination.words": 12,
+        "decontamination.benchmarks": ["lab-transfer"],
+        "benchmarks.names": ["lab-basic"],
+        "train.selection.benchmark": "lab-transfer",
+    }.items():
+        assert keys(with_field(config, field, value))["problems", ""] != keys(config)["problems", ""], field
+    unchecked = with_field(config, "decontamination.words", 0)
+    assert keys(with_field(unchecked, "benchmarks.names", ["lab-basic"]))["problems", ""] == keys(unchecked)["problems", ""]
 
 
 def test_the_table_and_the_list_of_harmless_fields_agree(cell: ComposeCell) -> None:

@@ -54,8 +54,7 @@ def load_pool(data: DataConfig, evaluated: Sequence[tuple[str, str]] = (), words
     """
     if data.source == "lab":
         problems = _lab_problems(data)
-        unchecked = {"decontamination": "not checked: the lab's splits are disjoint by construction"} if words and evaluated else {}
-        return Pool(problems, [], {"problems": len(problems)} | unchecked)
+        return Pool(problems, [], {"problems": len(problems), "decontamination": "not checked: no lab problem is in two splits"})
     if problems_found := list(missing_source(data)):
         raise DataError("; ".join(problems_found))
     check = Decontaminator(evaluated, words) if words and evaluated else None

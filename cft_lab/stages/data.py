@@ -38,14 +38,14 @@ _LATER = ("data.examples", "data.supervised_tokens", "data.critiques")
 
 def problems(config: Config) -> Stage:
     """The pool of questions with the data set's own responses (and critiques), less those that overlap with evaluation."""
-    data, words, paths = config.data, config.decontamination.words, config.benchmarks.paths
+    data, paths = config.data, config.benchmarks.paths
+    words = 0 if data.source == "lab" else config.decontamination.words  # no lab problem is in two splits
     settings = {name: value for name, value in key_part(data, "data").items() if name not in _LATER}
     settings |= source_identity(data) | ({"world": WORLD_VERSION} if data.lab else {})
     evaluated = evaluated_benchmarks(config) if words else []
-    settings["decontamination"] = {
-        "words": words,
-        "against": {name: dict(BENCHMARKS[name].identity(paths)) for name in evaluated},
-    }
+    if words:
+        against = {name: dict(BENCHMARKS[name].identity(paths)) for name in evaluated}
+        settings["decontamination"] = {"words": words, "against": against}
 
     def make(work: Work) -> Mapping[str, Any]:
         questions = [(name, item.question) for name in evaluated for item in load_items(name, paths=paths)]
