@@ -45,9 +45,11 @@ def test_copies_count_once_and_ids_follow_from_the_content(tmp_path: Path) -> No
     spaced = {"question": f"  {hub_folders.question(3)}\n", "solution": hub_folders.solution(3).replace(" ", "  "), "answer": 10}
     pool = load_pool(own(hub_folders.write_jsonl(tmp_path / "a.jsonl", [*rows(10), spaced, *rows(5)])))
     assert (len(pool.problems), pool.counts["duplicates"], pool.counts["rows"]) == (10, 6, 16)
-    again = load_pool(own(hub_folders.write_jsonl(tmp_path / "b.jsonl", [*rows(5), spaced, *rows(10)[::-1]])))
+    again = load_pool(own(hub_folders.write_jsonl(tmp_path / "b.jsonl", [spaced, *rows(5), *rows(10)[::-1]])))
     assert again.problems == pool.problems
     assert all(len(problem.id) == 16 and int(problem.id, 16) for problem in pool.problems)
+    twice = hub_folders.write_jsonl(tmp_path / "c.jsonl", [row for row in rows(30) for _ in range(2)])
+    assert load_pool(own(twice, pool=5)).counts["duplicates"] == 5  # of those drawn, whatever was drawn for a while
 
 
 def test_one_solution_with_two_critiques_is_two_rows(tmp_path: Path) -> None:
