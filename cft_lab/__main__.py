@@ -9,9 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import critiques
+from cft_lab.commands import critiques, table1
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.store import MANIFEST, Store, read_json, read_records
+
+_COMMANDS = {"critiques": critiques.run, "table1": table1.run}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,14 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     errors = commands.add_parser("lab-errors", help="for each lab result and benchmark: where its wrong solutions go wrong")
     quality = commands.add_parser("critiques", help="how good the critiques of a stage are, with samples")
     critiques.add_arguments(quality)
-    for command in (stages, errors, quality):
+    sets = commands.add_parser("table1", help="the paper's Table 1: training sets as published and as counted here")
+    table1.add_arguments(sets)
+    for command in (stages, errors, quality, sets):
         command.add_argument("--store", type=Path, default=PROJECT_ROOT / "outputs", help="folder of the store (default: outputs)")
     options = parser.parse_args(arguments)
     if not options.store.is_dir():
         print(f"--store {options.store} is not a folder: name the output_root of your runs", file=sys.stderr)
         return 2
-    if options.command == "critiques":
-        return critiques.run(options)
+    if options.command in _COMMANDS:
+        return _COMMANDS[options.command](options)
     finished = Store(options.store).finished()
     if options.command == "lab-errors":
         results = [(folder, manifest) for folder, manifest in finished if manifest["stage"] == "result"]

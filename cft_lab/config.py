@@ -150,7 +150,7 @@ class DataConfig:
     name: str = _setting("", "name in tables")
     source: str = _setting("lab", "the lab world, a hub data set, or your own files", choices=("lab", "hub", "local"))
     hub_id: Optional[str] = _setting(None, "hub data set, or a local folder in the same layout")
-    subset: Optional[str] = _setting(None, "configuration of the hub data set")
+    subset: Optional[str] = _setting(None, "configuration of the hub data set; all reads every one")
     split: str = _setting("train", "split of the hub data set")
     revision: Optional[str] = _setting(None, "hub revision")
     path: Optional[str] = _setting(None, "file or folder (JSONL or Parquet) of source local")
@@ -159,7 +159,9 @@ class DataConfig:
         "how a row is read: mapped columns, a conversation, or instruction/input/output of a critique set",
         choices=("columns", "messages", "critique"),
     )
-    columns: dict[str, str] = _setting({}, "our field (question, solution, answer, subject, critique) -> column of the data set")
+    columns: dict[str, str] = _setting(
+        {}, "our field (question, solution, answer, subject, critique, messages, input, output) -> its column"
+    )
     gold: str = _setting(
         "column",
         "where the gold answer stands: a mapped column, the solution's last boxed, or after its ####",
@@ -169,7 +171,7 @@ class DataConfig:
     streaming: bool = _setting(False, "read the hub data set without downloading it whole; changes no result")
     scan_rows: Optional[int] = _setting(None, "only the first so many rows are looked at; None is all", low=1)
     pool: int = _setting(8000, "problems drawn; every arm takes its examples from this pool in one order", low=1)
-    examples: int = _setting(3000, "training examples of an arm, taken from the pool", low=1)
+    examples: Optional[int] = _setting(3000, "training examples of an arm, taken from the pool; None is all it gives", low=1)
     supervised_tokens: Optional[int] = _setting(
         None, "instead of examples: as many as give this number of target tokens, so that arms are token-matched", low=1
     )

@@ -65,7 +65,7 @@ def _check_arm(source: str, config: Config) -> Iterator[str]:
         )
     if needs_teacher(config) and teacher.kind == "oracle" and data.source != "lab":
         yield (f"teacher={teacher.name} reads only the lab world, but {source}={data.name}: choose another teacher or a lab source")
-    if data.supervised_tokens is None and data.examples > data.pool:
+    if data.supervised_tokens is None and data.examples is not None and data.examples > data.pool:
         yield (
             f"{source}.examples={data.examples} is more than {source}.pool={data.pool}: "
             f"raise {source}.pool or lower {source}.examples"

@@ -186,9 +186,9 @@ def test_decontamination_and_what_is_evaluated_change_the_problems_of_real_data(
     config = cell(*LIVE, "data=metamath")
     for field, value in {
         "decontamination.words": 12,
-        "decontamination.benchmarks": ["lab-transfer"],
+        "decontamination.benchmarks": ["gsm8k"],
         "benchmarks.names": ["lab-basic"],
-        "train.selection.benchmark": "lab-transfer",
+        "train.selection.benchmark": "math-train-clean",
     }.items():
         assert keys(with_field(config, field, value))["problems", ""] != keys(config)["problems", ""], field
     unchecked = with_field(config, "decontamination.words", 0)

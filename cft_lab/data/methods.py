@@ -135,8 +135,8 @@ def make_examples(
         yield method.make(problem, responses.get(problem.id), critiques.get(problem.id), fmt)
 
 
-def take(made: Iterable[Example | None], wanted: int) -> tuple[list[Example], int]:
-    """The first `wanted` examples and the number of rows dropped on the way.
+def take(made: Iterable[Example | None], wanted: int | None) -> tuple[list[Example], int]:
+    """The first `wanted` examples, or all if that is None, and the number of rows dropped on the way.
 
     Raises DataError, naming both counts, if the pool runs out first.
     """
@@ -149,8 +149,11 @@ def take(made: Iterable[Example | None], wanted: int) -> tuple[list[Example], in
         examples.append(example)
         if len(examples) == wanted:
             return examples, dropped
+    if wanted is None and examples:
+        return examples, dropped
+    number = "all" if wanted is None else wanted
     raise DataError(
-        f"data.examples={wanted} are wanted, but the pool of {len(examples) + dropped} problems gives {len(examples)} "
+        f"data.examples={number} are wanted, but the pool of {len(examples) + dropped} problems gives {len(examples)} "
         f"({dropped} dropped by the method or its filters): raise data.pool or lower data.examples"
     )
 

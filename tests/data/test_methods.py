@@ -77,6 +77,12 @@ def test_a_shortfall_names_both_counts() -> None:
         take(made("sft-verified"), 3)
 
 
+def test_all_that_the_pool_gives_can_be_taken() -> None:
+    assert len(take(made("sft-verified"), None)[0]) == 2
+    with pytest.raises(DataError, match="data.examples=all are wanted, but the pool of 1 problems gives 0"):
+        take([None], None)
+
+
 def test_token_matched_arms_have_the_same_tokens_to_within_an_example() -> None:
     def count(example: Example) -> int | None:
         return None if example.problem_id == "p1" else 10  # p1 is too long to be trained on
