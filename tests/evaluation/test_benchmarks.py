@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHARED_DATA
+from conftest import DEBUG, SHARED_DATA
 
 from cft_lab.config import PROJECT_ROOT, DataError
 from cft_lab.evaluation import golds
@@ -267,6 +267,32 @@ def test_gpqa_options_are_shuffled_by_row_id_and_keep_the_right_one(tmp_path: Pa
 
 def test_only_gpqa_is_private() -> None:
     assert [name for name, benchmark in BENCHMARKS.items() if benchmark.private] == ["gpqa-diamond"]
+
+
+@pytest.mark.slow
+def test_a_private_benchmark_is_scored_and_its_text_stays_out_of_trackers_and_logs(
+    tmp_path: Path, debug_model: Path, shared_store: Path
+) -> None:
+    from cft_lab import pipeline
+
+    def run(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+        path = write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        cell = ("method=base", f"benchmarks.names=[{name}]", f"+benchmarks.paths.{name}={path}", "tracking=wandb")
+        said: list[str] = []
+        config = compose(*DEBUG, *cell, f"output_root={shared_store}")
+        key = pipeline.plan(config).result.key
+        score = pipeline.run(config, said.append).scores[0]
+        sent = [file for file in (shared_store / "tracking").rglob("*") if file.is_file() and key in str(file.parent)]
+        assert any(file.suffix == ".wandb" for file in sent)
+        return score.n, "".join(said) + b"".join(file.read_bytes() for file in sent).decode(errors="replace")
+
+    n, told = run("gpqa-diamond", GPQA)
+    assert n == 4
+    assert "gpqa-diamond" in told
+    assert not any(f"{word} {i}" in told for word in ("question", "right", "wrong") for i in range(4))
+    assert "40 of 198" in told, "the count is said"
+    _, told = run("gsm8k", GSM8K)
+    assert "Two and two?" in told, "what is not private is shown, so this test would notice"
 
 
 def test_choices_must_fit_their_options() -> None:
