@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from cft_lab.evaluation.comparisons import bootstrap_difference, bootstrap_minus_best
+from cft_lab.evaluation.comparisons import bootstrap_difference, bootstrap_minus_best, resampled_means
 from cft_lab.evaluation.statistics import (
     Interval,
     agresti_coull,
@@ -32,9 +32,12 @@ from cft_lab.evaluation.statistics import (
 )
 from cft_lab.published import published_values
 
+Cell = Sequence[Sequence[float]]
+
 SEED = 0
 BOUND = 0.015
 GRID = [round(0.01 * step, 2) for step in range(1, 100)]
+BELOW_GRID = [round(0.0001 * step, 4) for step in range(1, 100)]
 TENTHS = [round(0.1 * step, 1) for step in range(1, 10)]
 MATH6 = {"math": 5000, "minerva-math": 272, "gsm8k": 1319, "olympiadbench": 675, "aime24": 30, "amc23": 40}
 
@@ -70,10 +73,14 @@ def single(n: int) -> Iterable[Row]:
     limits = np.array([wilson(int(x), n) for x in counts])
     means = [item_mean([1.0] * int(x) + [0.0] * int(n - x)) for x in counts]
     normal = np.array([estimate.interval for estimate in means])
-    for name, bounds in (("Wilson", limits), ("normal", normal)):
-        weights = {p: stats.binom(n, p).pmf(counts) for p in GRID}
+    for what, grid, name, bounds in (
+        ("accuracy", GRID, "Wilson", limits),
+        ("accuracy", GRID, "normal", normal),
+        ("accuracy under 1 %", BELOW_GRID, "Wilson", limits),
+    ):
+        weights = {p: stats.binom(n, p).pmf(counts) for p in grid}
         covered = {f"p={p}": float(w[(bounds[:, 0] <= p) & (p <= bounds[:, 1])].sum()) for p, w in weights.items()}
-        yield Row(f"accuracy, n={n}", name, "exact", covered, bound=name == "Wilson")
+        yield Row(f"{what}, n={n}", name, "exact", covered, bound=what == "accuracy" and name == "Wilson")
 
 
 @functools.cache
@@ -213,7 +220,7 @@ def bootstraps(n: int, draws: int) -> Iterable[Row]:
     """Percentile bootstrap of a difference, and of one cell minus the best of three that are as good or worse."""
     rng = np.random.default_rng(SEED)
 
-    def cells(*accuracies: float) -> list[list[list[float]]]:
+    def cells(*accuracies: float) -> list[Cell]:
         hard = rng.random(n)
         return [[list((rng.random(n) < np.clip(p + 0.6 * (hard - 0.5), 0, 1)).astype(float))] for p in accuracies]
 
@@ -223,15 +230,28 @@ def bootstraps(n: int, draws: int) -> Iterable[Row]:
             draws, p - q, lambda p=p, q=q: bootstrap_difference(*cells(p, q), seed=SEED, resamples=600).interval
         )
     yield Row(f"difference, n={n}", "bootstrap", f"{draws:,} draws", covered)
-    covered = {}
-    for p, *rivals in BEST_OF:
 
-        def one(p: float = p, rivals: Sequence[float] = rivals) -> Interval:
-            first, *others = cells(p, *rivals)
-            return bootstrap_minus_best(first, others, seed=SEED, resamples=600).interval
+    def outer(first: Cell, others: Sequence[Cell]) -> Interval:
+        return bootstrap_minus_best(first, others, seed=SEED, resamples=600).interval
 
-        covered[f"p={p} against {rivals}"] = simulated(draws, p - max(rivals), one)
-    yield Row(f"minus the best of three, n={n}", "bootstrap, outer limits", f"{draws:,} draws", covered)
+    def percentile(first: Cell, others: Sequence[Cell]) -> Interval:
+        means = resampled_means([first, *others], SEED, 600)
+        low, high = np.quantile(means[:, 0] - means[:, 1:].max(axis=1), [0.025, 0.975])
+        return float(low), float(high)
+
+    def once(first: Cell, others: Sequence[Cell]) -> Interval:
+        return bootstrap_difference(first, max(others, key=lambda cell: sum(cell[0])), seed=SEED, resamples=600).interval
+
+    for name, method in (("outer limits", outer), ("percentile", percentile), ("best chosen once", once)):
+        covered = {}
+        for p, *rivals in BEST_OF:
+
+            def one(p: float = p, rivals: Sequence[float] = rivals, method: Callable[..., Interval] = method) -> Interval:
+                first, *others = cells(p, *rivals)
+                return method(first, others)
+
+            covered[f"p={p} against {rivals}"] = simulated(draws, p - max(rivals), one)
+        yield Row(f"minus the best of three, n={n}", f"bootstrap, {name}", f"{draws:,} draws", covered, bound=method is outer)
 
 
 def published_accuracies() -> list[list[float]]:

@@ -65,10 +65,8 @@ def bootstrap_difference(
 
     An item with several samples is resampled whole. Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 13.
     """
-    import numpy as np
-
     observed = _observed_means([first, second])
-    means = _resampled_means([first, second], np.random.default_rng(seed), resamples)
+    means = resampled_means([first, second], seed, resamples)
     return Bootstrap(observed[0] - observed[1], _percentiles(means[:, 0] - means[:, 1], confidence))
 
 
@@ -81,10 +79,8 @@ def bootstrap_minus_best(
     upward, and a percentile interval doubles that bias; so each limit is the outer one of the percentile interval and of its
     reflection at the estimate (the basic bootstrap: Davison and Hinkley, Bootstrap Methods and their Application (1997), 5.2).
     """
-    import numpy as np
-
     observed = _observed_means([first, *rivals])
-    means = _resampled_means([first, *rivals], np.random.default_rng(seed), resamples)
+    means = resampled_means([first, *rivals], seed, resamples)
     estimate = observed[0] - max(observed[1:])
     low, high = _percentiles(means[:, 0] - means[:, 1:].max(axis=1), confidence)
     return Bootstrap(estimate, (min(low, 2 * estimate - high), max(high, 2 * estimate - low)))
@@ -101,10 +97,11 @@ def _observed_means(arms: Sequence[Benchmarks]) -> list[float]:
     return [math.fsum(math.fsum(items) / len(items) for items in arm) / len(arm) for arm in arms]
 
 
-def _resampled_means(arms: Sequence[Benchmarks], rng: np.random.Generator, resamples: int) -> np.ndarray:
+def resampled_means(arms: Sequence[Benchmarks], seed: int, resamples: int) -> np.ndarray:
     """Means over benchmarks [resamples, arms]. Items with the same scores in all arms are drawn together, by their count."""
     import numpy as np
 
+    rng = np.random.default_rng(seed)
     total = np.zeros((resamples, len(arms)))
     for scores in zip(*arms, strict=True):
         if len({len(items) for items in scores}) > 1:

@@ -3,11 +3,14 @@
 import itertools
 import math
 import random
+import re
 
 import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from cft_lab.config import PROJECT_ROOT
+from cft_lab.evaluation.benchmarks import BENCHMARKS
 from cft_lab.evaluation.comparisons import (
     bootstrap_difference,
     bootstrap_minus_best,
@@ -195,7 +198,7 @@ def test_combine_of_one_is_itself_and_of_symmetric_ones_is_the_normal_rule() -> 
 
 @pytest.mark.parametrize("p", [0.02, 0.1, 0.5, 0.97])
 def test_macro_interval_of_aime_and_amc_covers_the_truth(p: float) -> None:
-    """Exact: every outcome of 30 and 40 items with its probability. The normal approximation covers 76 % at p = 0.02."""
+    """Exact: every outcome of 30 and 40 items with its probability."""
     covered = 0.0
     aime, amc = (stats.binom(n, p).pmf(range(n + 1)) for n in (30, 40))
     for i, j in itertools.product(range(31), range(41)):
@@ -372,6 +375,20 @@ def test_small_benchmarks_detect_little() -> None:
     assert found > 0.2
     with pytest.raises(ValueError, match="discordant=0.1"):
         items_needed_paired(0.2, 0.1)
+
+
+def test_the_documented_differences_are_those_of_the_functions() -> None:
+    rows = re.findall(
+        r"^\| ([a-z0-9-]+) \| (\d+) \| ([\d.]+) \((\d+) %\) \| ([\d.]+) \|$",
+        (PROJECT_ROOT / "docs/statistics.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) == 6
+    for name, n, paired, discordant, unpaired in rows:
+        assert BENCHMARKS[name].size == int(n)
+        assert f"{100 * (detectable_paired(int(n), int(discordant) / 100) or 0):.1f}" == paired
+        assert f"{100 * (detectable_unpaired(int(n), 0.4) or 0):.1f}" == unpaired
+    assert items_needed_paired(0.05, 0.3) == 940
 
 
 def test_detectable_difference_is_2_8_standard_errors() -> None:
