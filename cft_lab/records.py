@@ -39,8 +39,7 @@ class Problem:
     level: str | None = None
     kind: str = "math"
     options: tuple[str, ...] | None = None  # of a multiple-choice question; the gold's letter counts from A
-    tolerance: float | None = None  # largest absolute error that the benchmark allows
-    relative_tolerance: float | None = None  # largest error that it allows, as a share of the gold
+    tolerance: float | None = None  # largest absolute error that the item allows
     needs_picture: bool = False  # the question cannot be read without a picture that a text model does not see
 
 

@@ -20,8 +20,6 @@ Row = Mapping[str, Any]
 
 LETTERS = "ABCDEFGHIJ"
 GPQA_SHUFFLE_SEED = 0
-#: TheoremQA's own evaluator (github.com/TIGER-AI-Lab/TheoremQA) accepts decimal answers within 4 % of the gold
-THEOREMQA_TOLERANCE = 0.04
 
 
 class BadRowError(ValueError):
@@ -128,13 +126,13 @@ def theoremqa(row: Row, place: str, source: str) -> Problem:
     {"Question": "How many ways are there to divide a set of 8 elements into 5 non-empty ordered subsets?", "Answer": 11760,
      "Answer_type": "integer", "Picture": null, "id": "jianyu_xu/Lah_number_6.json", "field": "Math"}
 
-    The hub writes every Answer as a string. Decimal answers carry the 4 % of the benchmark's own evaluator.
+    The hub writes every Answer as a string. A float stays a decimal, 345.0 too: the benchmark's own evaluator takes floats within
+    4 % and integers exactly, so graders must be able to tell them apart.
     """
     kind = _required(row, "Answer_type", "answer_type")
     answer = row.get("Answer", row.get("answer"))
     if answer is None:
         raise BadRowError("its Answer is empty")
-    rounded = kind in ("float", "list of float")
     return Problem(
         id=_id(row, place, source),
         question=_required(row, "Question", "question"),
@@ -142,7 +140,6 @@ def theoremqa(row: Row, place: str, source: str) -> Problem:
         answer=_theoremqa_gold(kind, answer),
         subject=_optional(row, "subfield", "field"),
         kind={"bool": "bool", "option": "choice", "integer": "number", "float": "number"}.get(kind, "list"),
-        relative_tolerance=THEOREMQA_TOLERANCE if rounded else None,
         needs_picture=_has_picture(row.get("Picture")),
     )
 
@@ -214,21 +211,21 @@ def boxed_answer(solution: str) -> str | None:
 
 
 def plain_number(value: Any) -> str:
-    """A number without leading zeros, thousands commas, a trailing ".0" or an exponent; other texts only stripped.
-
-    Raises BadRowError for an empty text and for nan.
-    """
-    text = str(value).strip()
+    """A number without leading zeros, thousands commas, a trailing ".0" or an exponent. Raises BadRowError for anything else."""
     try:
-        number = Decimal(text.replace(",", ""))
+        number = Decimal(str(value).strip().replace(",", ""))
     except InvalidOperation:
-        if not text:
-            raise BadRowError("its answer is empty") from None
-        return text
+        raise BadRowError("its answer is not a number") from None
     if not number.is_finite():
         raise BadRowError("its answer is not a finite number")
     whole = number.to_integral_value()
     return str(int(whole)) if number == whole else format(number.normalize(), "f")
+
+
+def _decimal(value: Any) -> str:
+    """A plain number that shows by its point that it is a float."""
+    text = plain_number(value)
+    return text if "." in text else f"{text}.0"
 
 
 def _theoremqa_gold(kind: str, answer: Any) -> str:
@@ -249,9 +246,9 @@ def _theoremqa_gold(kind: str, answer: Any) -> str:
             raise BadRowError("its Answer is not a list") from error
         if not isinstance(values, list) or not values:
             raise BadRowError("its Answer is not a list")
-        return f"[{', '.join(plain_number(value) for value in values)}]"
+        return f"[{', '.join(_decimal(value) if kind == 'list of float' else plain_number(value) for value in values)}]"
     if kind in ("integer", "float"):
-        return plain_number(answer)
+        return _decimal(answer) if kind == "float" else plain_number(answer)
     raise BadRowError("its Answer_type is not bool, option, integer, float or a list of numbers")
 
 

@@ -19,7 +19,7 @@ ARMS = [name for name in (*METHODS, *MIXES) if name != "base"]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Loopback]:
-    with serving(words=6) as running:  # critiques shorter than the solutions, so that cft-short finds some
+    with serving(reply="Conclusion: right") as running:  # shorter than the solutions, so that cft-short finds some
         yield running
 
 

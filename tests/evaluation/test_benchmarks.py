@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHARED_DATA
+from conftest import DEBUG, SHARED_DATA
 
 from cft_lab.config import PROJECT_ROOT, DataError
 from cft_lab.evaluation import golds
@@ -148,8 +148,9 @@ def test_theoremqa_kinds_and_pictures() -> None:
     assert sum(item.needs_picture for item in items) == 53
     assert {item.answer for item in items if item.kind == "bool"} == {"True", "False"}
     assert {item.answer for item in items if item.kind == "choice"} == set("ABCD")
-    assert sum(item.relative_tolerance is not None for item in items) == 377 + 12  # decimal answers, and lists of them
-    assert all(float(str(item.answer)) is not None and "e" not in str(item.answer) for item in items if item.kind == "number")
+    numbers = [str(item.answer) for item in items if item.kind == "number"]
+    assert sum("." in number for number in numbers) == 377, "as many as are floats: the others are whole numbers"
+    assert all(number.lstrip("-").replace(".", "", 1).isdigit() for number in numbers), "no exponents"
 
 
 def test_a_part_of_mmlu_pro_is_flagged() -> None:
@@ -208,12 +209,18 @@ def test_boxed_answer(solution: str, gold: str | None) -> None:
         ("-3", "-3"),
         (4e-05, "0.00004"),
         ("2.50", "2.5"),
-        (" x+1 ", "x+1"),
+        (" -7 ", "-7"),
         (0.0, "0"),
     ],
 )
 def test_plain_number(value: object, plain: str) -> None:
     assert golds.plain_number(value) == plain
+
+
+@pytest.mark.parametrize("value", ["", "x+1", "nan", "inf", None, [1]])
+def test_what_is_no_number(value: object) -> None:
+    with pytest.raises(golds.BadRowError):
+        golds.plain_number(value)
 
 
 @pytest.mark.parametrize(
@@ -223,9 +230,11 @@ def test_plain_number(value: object, plain: str) -> None:
         ("bool", False, "False"),
         ("option", "(c)", "C"),
         ("integer", "11760", "11760"),
-        ("float", "1.0", "1"),
+        ("float", "1.0", "1.0"),
+        ("float", 345, "345.0"),
+        ("float", 4e-05, "0.00004"),
         ("list of integer", "[0, 5]", "[0, 5]"),
-        ("list of float", [2.0, 1.32], "[2, 1.32]"),
+        ("list of float", [2.0, 1.32], "[2.0, 1.32]"),
     ],
 )
 def test_theoremqa_golds_of_hub_and_local_rows(kind: str, answer: object, gold: str) -> None:
@@ -235,7 +244,17 @@ def test_theoremqa_golds_of_hub_and_local_rows(kind: str, answer: object, gold: 
 
 @pytest.mark.parametrize(
     ("kind", "answer"),
-    [("bool", "maybe"), ("option", "(z)"), ("list of float", "1, 2"), ("matrix", "1"), ("float", "nan"), ("float", None)],
+    [
+        ("bool", "maybe"),
+        ("option", "(z)"),
+        ("list of float", "1, 2"),
+        ("matrix", "1"),
+        ("float", "nan"),
+        ("float", "x"),
+        ("integer", "two"),
+        ("list of integer", "[[1]]"),
+        ("float", None),
+    ],
 )
 def test_theoremqa_rows_that_cannot_be_used(kind: str, answer: object) -> None:
     with pytest.raises(golds.BadRowError):
@@ -267,6 +286,32 @@ def test_gpqa_options_are_shuffled_by_row_id_and_keep_the_right_one(tmp_path: Pa
 
 def test_only_gpqa_is_private() -> None:
     assert [name for name, benchmark in BENCHMARKS.items() if benchmark.private] == ["gpqa-diamond"]
+
+
+@pytest.mark.slow
+def test_a_private_benchmark_is_scored_and_its_text_stays_out_of_trackers_and_logs(
+    tmp_path: Path, debug_model: Path, shared_store: Path
+) -> None:
+    from cft_lab import pipeline
+
+    def run(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+        path = write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        cell = ("method=base", f"benchmarks.names=[{name}]", f"+benchmarks.paths.{name}={path}", "tracking=wandb")
+        said: list[str] = []
+        config = compose(*DEBUG, *cell, f"output_root={shared_store}")
+        key = pipeline.plan(config).result.key
+        score = pipeline.run(config, said.append).scores[0]
+        sent = [file for file in (shared_store / "tracking").rglob("*") if file.is_file() and key in str(file.parent)]
+        assert any(file.suffix == ".wandb" for file in sent)
+        return score.n, "".join(said) + b"".join(file.read_bytes() for file in sent).decode(errors="replace")
+
+    n, told = run("gpqa-diamond", GPQA)
+    assert n == 4
+    assert "gpqa-diamond" in told
+    assert not any(f"{word} {i}" in told for word in ("question", "right", "wrong") for i in range(4))
+    assert "40 of 198" in told, "the count is said"
+    _, told = run("gsm8k", GSM8K)
+    assert "Two and two?" in told, "what is not private is shown, so this test would notice"
 
 
 def test_choices_must_fit_their_options() -> None:
