@@ -148,6 +148,7 @@ class OpenAIEngine:
             "models": dict(tally.models),
             "seed": tally.seed,
             "n": tally.n,
+            "lessons": sorted(self._lessons),
             "highest_in_flight": gate.highest_active,
             "rate_limit_cuts": gate.cuts,
             "lowest_limit": gate.lowest_limit,

@@ -60,7 +60,8 @@ async def _ask(sender: Sender, asking: Asking, prompt: Prompt, extra: dict[str, 
             outcome, reported = await sender.ask({**body, **extra}, worst_usd, sampling)
             if reported:
                 sender.ledger.outside_rows(reported)
-            if not isinstance(outcome, Failure) or "seed" in outcome.what or not asking.learn(outcome, body):
+            learnt = isinstance(outcome, Failure) and asking.learn(outcome, body)
+            if not learnt or ("seed" in extra and "seed" not in asking.body(prompt)):
                 return outcome
 
     outcome, _ = await with_retries(attempt, PROBE_RETRIES, sender.gate.sleep, sender.tally)
