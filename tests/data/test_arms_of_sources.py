@@ -37,7 +37,7 @@ def test_every_arm_from_every_source(cell: ComposeCell, source: str, server: Loo
     common = (
         f"data={source}", f"data.hub_id={folder}", "data.pool=100", "data.examples=null", f"output_root={tmp_path / 'store'}",
         f"data@mix_data={source}", f"mix_data.hub_id={folder}", "mix_data.pool=100", "mix_data.examples=5",
-        "teacher=openai-compatible", f"teacher.base_url={server.url}", "teacher.model=loopback-1",
+        "teacher=openai-compatible", f"teacher.base_url={server.url}", "teacher.model=loopback-1", "teacher.temperature=0",
     )  # fmt: skip
     before = server.stats()["calls"].get("POST /v1/chat/completions", 0)
     found = {arm: examples_of(cell(*common, f"method={arm}")) for arm in ARMS}
