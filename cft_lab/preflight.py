@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cft_lab.config import Config, ConfigError, MixConfig, check_fields
-from cft_lab.data.methods import METHODS, MIXES, needs_teacher, parts
+from cft_lab.data.methods import METHODS, MIXES, gold_is_the_responses_own, needs_teacher, parts
 from cft_lab.evaluation.benchmarks import BENCHMARKS, HUB_BENCHMARKS
 from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.language import FAMILIES, HELD_OUT
@@ -79,6 +79,11 @@ def _check_arm(source: str, config: Config) -> Iterator[str]:
         yield (
             f"{source}.critiques=released are about the data set's own responses, but responses={config.responses.name}: "
             f"set responses=reference, or {source}.critiques=teacher"
+        )
+    if config.method.keep_critiques == "agreeing" and gold_is_the_responses_own(config):
+        yield (
+            f"method.keep_critiques=agreeing compares verdicts with the gold answer, but {source}.gold={data.gold} reads it from "
+            "the very solution that is critiqued: map a column of gold answers, or choose responses=self"
         )
     if data.source == "lab":
         yield from _check_mix(data.lab, f"{source}.lab")

@@ -50,11 +50,24 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["benchmarks.items=1"], ["benchmarks.items=1 is out of range", "at least 2"]),
         (["engine=vllm"], ["engine.kind=vllm is not built yet"]),
         (["tracking=wandb", "tracking.mode=online"], ["WANDB_API_KEY"]),
+        (
+            ["data.gold=boxed", "method.keep_critiques=agreeing"],
+            ["method.keep_critiques=agreeing", "very solution that is critiqued"],
+        ),
+        (["data=metamath"], ["teacher=oracle reads only the lab world", "data=metamath"]),
+        (["data.critiques=released"], ["data.critiques=released", "has no critiques"]),
+        (["decontamination.benchmarks=[gsm9k]"], ["decontamination.benchmarks='gsm9k' is unknown"]),
+        (["engine=openai"], ["engine.kind=openai does not fit model=lab-qwen2"]),
+        (["method=mix", "mix_data.examples=9000"], ["mix_data.examples=9000 is more than mix_data.pool=8000"]),
+        (["method=mix", "data@mix_data=webinstruct", "mix_data.hub_id=/no/where"], ["/no/where does not exist"]),
+        (["teacher=local"], ["teacher.model has no value"]),
+        (["teacher=local", "teacher.model=/no/model"], ["teacher.model=/no/model: neither a model folder"]),
+        (["responses=engine", "responses.kind=openai", "responses.model=m"], ["OPENAI_API_KEY"]),
         (["nosuchfield=1"], ["nosuchfield is not a field"]),
     ],
 )
 def test_bad_input_is_one_clear_message(arguments: list[str], said: list[str], tmp_path: Path) -> None:
-    done = run(*arguments, f"output_root={tmp_path / 'store'}", WANDB_API_KEY="", NETRC="/nowhere")
+    done = run(*arguments, f"output_root={tmp_path / 'store'}", WANDB_API_KEY="", OPENAI_API_KEY="", NETRC="/nowhere")
     assert done.returncode == 2
     assert "Not started" in done.stderr
     for part in said:

@@ -14,8 +14,9 @@ from engines.api.loopback import Loopback, serving
 
 from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataError
+from cft_lab.data.critique_quality import quality, response_grades
 from cft_lab.engines.api.errors import ApiError, BudgetReached, CostNotConfirmed
-from cft_lab.records import Critique, Example, Failure, Problem, Response
+from cft_lab.records import Critique, Example, Failure, Grade, Problem, Response
 from cft_lab.store import Store, read_json, read_records
 
 ComposeCell = Callable[..., Config]
@@ -298,3 +299,33 @@ def test_bad_input_of_the_command_line_stops_before_anything_is_made(tmp_path: P
     assert "data.path=/no/x.jsonl" in told.stderr
     assert "OPENAI_API_KEY" in told.stderr
     assert not store.exists()
+
+
+def test_the_weak_oracles_error_rate_is_measured_back_and_the_filter_removes_its_errors(cell: ComposeCell, tmp_path: Path) -> None:
+    shares = {}
+    for keep in ("all", "agreeing"):
+        config = cell(
+            "method=cft", "teacher=weak-oracle", f"method.keep_critiques={keep}", "data.pool=1500", "data.examples=800",
+            f"output_root={tmp_path}",
+        )  # fmt: skip
+        make_examples(config)
+        used = {row.problem_id for row in read_records(stage_folder(config, "examples") / "examples.jsonl", Example)}
+        critiques = read_records(stage_folder(config, "critiques") / "critiques.jsonl", Critique)
+        right = response_grades(read_records(stage_folder(config, "responses") / "grades.jsonl", Grade))
+        shares[keep] = quality([row for row in critiques if row.problem_id in used], right)["agreement"]["share"]
+    low, high = counts(config, "critiques")["quality"]["agreement"]["interval"]
+    assert low <= 1 - config.teacher.error_rate <= high
+    assert 0.75 < shares["all"] < 0.85
+    assert shares["agreeing"] == 1.0
+    assert counts(config, "examples")["left_out"]["disagrees"] == pytest.approx(300, abs=45)
+
+
+def test_token_matched_arms(cell: ComposeCell) -> None:
+    tokens = {}
+    for method in ("cft", "sft"):
+        config = cell(
+            f"method={method}", "data.supervised_tokens=1500", "benchmarks.names=[lab-basic]", "train.selection.mode=last"
+        )
+        result = pipeline.run(config, lambda line: None)
+        tokens[method] = result.supervised_tokens
+    assert all(number is not None and 1500 <= number < 1700 for number in tokens.values()), tokens

@@ -85,6 +85,11 @@ def needs_teacher(config: Config) -> bool:
     return method.response == "answers" or (method.needs_critiques and config.data.critiques == "teacher")
 
 
+def gold_is_the_responses_own(config: Config) -> bool:
+    """Whether the gold answer is read from the very solution that is critiqued: it then says nothing about either."""
+    return config.data.gold != "column" and config.responses.kind == "reference"
+
+
 def usable_critiques(
     critiques: Iterable[Critique], keep: str, right: Mapping[str, bool | None], max_words: int | None
 ) -> tuple[dict[str, Critique], dict[str, int]]:

@@ -12,6 +12,7 @@ from cft_lab.data.critique_quality import quality, response_grades
 from cft_lab.data.methods import (
     METHODS,
     Method,
+    gold_is_the_responses_own,
     make_examples,
     response_like_limit,
     take,
@@ -156,13 +157,20 @@ def critiques(config: Config, pool: Stage, responded: Stage) -> Stage:
         write_records(work.folder / CRITIQUES, rows)
         verdicts = [row.verdict for row in rows]
         found = {"right": verdicts.count(True), "wrong": verdicts.count(False), "unparsed": verdicts.count(None)}
-        grades = response_grades(read_records(work.inputs["responses"] / GRADES, Grade))
+        grades = _independent_grades(config, work)
         return {"critiques": len(rows)} | found | counts | {"quality": quality(rows, grades)}
 
     upstream = {"problems": pool, "responses": responded}
     if released:
         return Stage("critiques", "released", {"kind": "released"}, make, upstream, modules=("data", "verdicts.py"))
     return _teacher_stage("critiques", config, make, upstream, prompts.TEACHER_CRITIQUE_SYSTEM)
+
+
+def _independent_grades(config: Config, work: Work) -> dict[str, bool | None]:
+    """Of each response whether it is right, by a gold answer that is not its own."""
+    if gold_is_the_responses_own(config):
+        return {}
+    return response_grades(read_records(work.inputs["responses"] / GRADES, Grade))
 
 
 def _critique(config: Config, problem_id: str, text: str) -> Critique:
@@ -243,7 +251,7 @@ def _usable_critiques(
     config: Config, method: Method, work: Work, texts: Mapping[str, Response]
 ) -> tuple[dict[str, Critique], dict[str, Any]]:
     rows = read_records(work.inputs["critiques"] / CRITIQUES, Critique)
-    grades = response_grades(read_records(work.inputs["responses"] / GRADES, Grade))
+    grades = _independent_grades(config, work)
     longest = config.method.max_critique_words
     if method.like_responses and longest is None:
         longest = response_like_limit(rows, texts.values())
