@@ -95,6 +95,11 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, style: str, messages: Sequ
     return str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))
 
 
+def render_target(style: str, target: str) -> str:
+    """A training target as it follows its prompt: plain prompts end without the blank that comes before a word."""
+    return " " + target.lstrip() if style == "plain" else target
+
+
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a rendered text, with no special token added."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

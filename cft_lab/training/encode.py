@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cft_lab.records import Example
-from cft_lab.runtime import render_prompt, token_ids
+from cft_lab.runtime import render_prompt, render_target, token_ids
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def encode_examples(
     kept, too_long = [], 0
     for example in examples:
         prompt = token_ids(tokenizer, render_prompt(tokenizer, style, example.messages))
-        ids = (*prompt, *token_ids(tokenizer, example.target), stop)
+        ids = (*prompt, *token_ids(tokenizer, render_target(style, example.target)), stop)
         if len(ids) > max_length:
             too_long += 1
         else:

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,17 @@ def test_micro_batches_hold_every_sequence_once(tokenizer) -> None:  # type: ign
 def test_plain_prompts_end_where_the_answer_begins(tokenizer) -> None:  # type: ignore[no-untyped-def]
     sequence = encode_examples(EXAMPLES[:1], tokenizer, "plain", TURN_END, 512).sequences[0]
     assert tokenizer.decode(sequence.ids[: sequence.start]) == "User: Ada has 3 pens. \n\nAssistant:"
+    assert tokenizer.decode(sequence.ids[sequence.start :]) == " The answer is \\boxed{3}." + TURN_END
+
+
+def test_plain_prompts_begin_with_the_bos_of_a_tokenizer_that_has_one(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    from tokenizers.processors import TemplateProcessing
+
+    bos = copy.deepcopy(tokenizer)
+    bos.add_special_tokens({"bos_token": "<bos>"})
+    bos.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos.bos_token_id)])
+    sequence = encode_examples(EXAMPLES[:1], bos, "plain", TURN_END, 512).sequences[0]
+    assert sequence.ids[0] == bos.bos_token_id
+    assert list(sequence.ids).count(bos.bos_token_id) == 1
+    chat = encode_examples(EXAMPLES[:1], bos, "chat", TURN_END, 512).sequences[0]
+    assert bos.bos_token_id not in chat.ids
