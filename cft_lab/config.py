@@ -107,7 +107,7 @@ class ModelConfig:
     hub_id: Optional[str] = _setting(None, "hub repository of a paper-scale model, or a folder in its format")
     api_model: Optional[str] = _setting(None, "name at the server of engine=openai of a model that is only evaluated")
     revision: Optional[str] = _setting(None, "hub revision (commit or tag); None is the cached default")
-    prompt_format: str = _setting("lab", "how prompts are written", choices=("lab", "qwen", "deepseek"))
+    prompt_format: str = _setting("lab", "how prompts are written", choices=("lab", "qwen", "chat", "deepseek"))
     end_of_turn: str = _setting("<|im_end|>", "token that ends an answer; supervised, and a stop token")
     lab: Optional[LabModelConfig] = None
 
@@ -133,7 +133,7 @@ class WriterConfig(ApiConfig):
 
     model: Optional[str] = _setting(None, "model name at the API; hub repository or folder of a local model")
     revision: Optional[str] = _setting(None, "hub revision of a local model")
-    prompt_format: str = _setting("qwen", "how prompts of a local model are written", choices=("lab", "qwen", "deepseek"))
+    prompt_format: str = _setting("qwen", "how prompts of a local model are written", choices=("lab", "qwen", "chat", "deepseek"))
     end_of_turn: str = _setting("<|im_end|>", "token that ends an answer of a local model")
     temperature: float = _setting(0.0, "sampling temperature", low=0.0, high=2.0)
     top_p: float = _setting(1.0, "nucleus", low=0.01, high=1.0)

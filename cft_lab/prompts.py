@@ -1,14 +1,17 @@
 """Every prompt of the project, and nothing else. A template's text is part of the key of each stage that uses it.
 
-Three formats: `lab` (the tiny models), `qwen` (chat template) and `deepseek` (plain text). The paper trains and
-evaluates under different prompts: training has the plain assistant system text, evaluation asks for step-by-step
-reasoning with a boxed answer.
+Four formats: `lab` (the tiny models), `qwen` (chat template with a system text), `chat` (chat template without one) and `deepseek`
+(plain text). The paper trains and evaluates under different prompts: training has the plain assistant system text, evaluation asks
+for step-by-step reasoning with a boxed answer.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from cft_lab.records import Message
 
@@ -47,16 +50,9 @@ _QWEN = PromptFormat(
 
 FORMATS: dict[str, PromptFormat] = {
     "qwen": _QWEN,
-    "deepseek": PromptFormat(
-        style="plain",
-        train_system=None,
-        eval_system=None,
-        eval_suffix="\n" + _BOXED,
-        critique_instruction=_QWEN.critique_instruction,
-        single_pass_instruction=_QWEN.single_pass_instruction,
-        self_critique_instruction=_QWEN.self_critique_instruction,
-        critique_label=_QWEN.critique_label,
-    ),
+    "deepseek": dataclasses.replace(_QWEN, style="plain", train_system=None, eval_system=None, eval_suffix="\n" + _BOXED),
+    # chat models whose template takes no system text, or that were not trained with one
+    "chat": dataclasses.replace(_QWEN, train_system=None, eval_system=None, eval_suffix="\n" + _BOXED),
     "lab": PromptFormat(
         style="chat",
         train_system=None,
@@ -68,6 +64,8 @@ FORMATS: dict[str, PromptFormat] = {
     ),
 }
 
+#: what follows the options of a multiple-choice question
+OPTIONS_INSTRUCTION = "Choose one option. The final answer is its letter."
 #: what a teacher is told when it critiques; the last line is what `verdicts.parse_verdict` reads
 TEACHER_CRITIQUE_SYSTEM = (
     "You are an expert in science and mathematics. You are given a question and a student's solution. Explain briefly, "
@@ -98,6 +96,14 @@ def parse_question(text: str) -> str | None:
     """The question of a `teacher_answer` prompt."""
     head = "Question:\n"
     return text[len(head) :] if text.startswith(head) else None
+
+
+def with_options(question: str, options: Sequence[str] | None) -> str:
+    """A question as it is asked: a multiple-choice one with its lettered options and what to answer with."""
+    if not options:
+        return question
+    lines = [f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
+    return "\n".join([question, *lines, OPTIONS_INSTRUCTION])
 
 
 def _with_system(system: str | None, user: str) -> tuple[Message, ...]:

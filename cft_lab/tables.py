@@ -1,20 +1,22 @@
 """The table at the end of a run: arms in rows, benchmarks in columns, every value with its interval.
 
-Values are accuracies in percent with 95 % intervals. One seed: Wilson per benchmark. Several seeds: each item's mean over
-seeds, with the standard error over items (Miller, arXiv 2411.00640); that covers the choice of items, and the spread
-over training seeds stands beside it in a column of its own.
+Values are accuracies in percent with 95 % intervals over items (docs/statistics.md). Several seeds or samples of an item count as
+its mean: the interval covers the choice of items, and the spread over training seeds stands beside it in a column of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cft_lab.evaluation.statistics import Estimate, item_mean, macro_average, paired_difference, seed_sd, wilson
+from cft_lab.evaluation.comparisons import Comparison, compare, describe
+from cft_lab.evaluation.statistics import item_interval, macro_interval, seed_sd
 from cft_lab.records import Grade, Outcome, Result
 from cft_lab.stages.common import GRADES
 from cft_lab.store import read_records
+
+_FEW = 3  # arms whose differences are put in words too
 
 
 @dataclass(frozen=True)
@@ -58,40 +60,46 @@ def item_scores(arm: Arm, benchmark: str, root: Path) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in collected.items() if name not in failed}
 
 
-def arm_estimates(arm: Arm, root: Path) -> dict[str, Estimate]:
-    """Benchmark -> mean over items and seeds with its standard error over items."""
-    return {name: item_mean(list(item_scores(arm, name, root).values())) for name in arm.benchmarks}
-
-
-def average_difference(first: Arm, second: Arm, root: Path) -> Estimate | None:
+def compare_arms(first: Arm, second: Arm, root: Path) -> Comparison | None:
     """First minus second in AVG, paired by item; None if they were not measured on the same benchmarks."""
     if first.benchmarks != second.benchmarks:
         return None
-    parts = []
+    pairs: tuple[list[list[float]], list[list[float]]] = ([], [])
     for name in first.benchmarks:
         a, b = item_scores(first, name, root), item_scores(second, name, root)
         shared = [item for item in a if item in b]
-        parts.append(paired_difference([a[item] for item in shared], [b[item] for item in shared]))
-    return macro_average(parts)
+        pairs[0].append([a[item] for item in shared])
+        pairs[1].append([b[item] for item in shared])
+    return compare(*pairs) if all(pairs[0]) else None
 
 
 def print_table(finished: Sequence[tuple[str, Result | str]], root: Path) -> None:
     """Prints the arms' paired differences and their table on stdout, and below it what failed."""
     arms = collect_arms([(label, what) for label, what in finished if isinstance(what, Result)])
     if arms:
-        estimates = {arm.label: arm_estimates(arm, root) for arm in arms}
         if len(arms) > 1:
-            _print(
-                _difference_rows(arms, root),
-                "Difference of AVG in points, row minus column, paired by item [95 % interval over items, not over training seeds]",
-            )
-        _print(_accuracy_rows(arms, estimates), "Accuracy in % [95 % interval over items]")
+            _print_differences(arms, root)
+        _print(_accuracy_rows(arms, root), "Accuracy in % [95 % interval over items]")
     for label, what in finished:
         if isinstance(what, str):
             print(f"FAILED {label}: {what}")
 
 
-def _accuracy_rows(arms: Sequence[Arm], estimates: Mapping[str, Mapping[str, Estimate]]) -> list[list[str]]:
+def _print_differences(arms: Sequence[Arm], root: Path) -> None:
+    found = {(row, column): compare_arms(arms[row], arms[column], root) for row in range(1, len(arms)) for column in range(row)}
+    rows = [["", *(arm.label for arm in arms[:-1])]]
+    for row in range(1, len(arms)):
+        texts = [_difference(found[row, column]) if column < row else "" for column in range(len(arms) - 1)]
+        rows.append([arms[row].label, *texts])
+    title = "Difference of AVG in points, row minus column, paired by item [95 % interval over items, not over training seeds]"
+    _print(rows, title)
+    if len(arms) <= _FEW:
+        for (row, column), comparison in found.items():
+            if comparison:
+                print(describe(comparison, arms[row].label, arms[column].label))
+
+
+def _accuracy_rows(arms: Sequence[Arm], root: Path) -> list[list[str]]:
     benchmarks = list(dict.fromkeys(name for arm in arms for name in arm.benchmarks))
     several = any(len(arm.results) > 1 for arm in arms)
     rows = [
@@ -107,8 +115,8 @@ def _accuracy_rows(arms: Sequence[Arm], estimates: Mapping[str, Mapping[str, Est
         ]
     ]
     for arm in arms:
-        values = [_cell(arm, name, estimates[arm.label]) for name in benchmarks]
-        average = macro_average(list(estimates[arm.label].values()))
+        items = {name: list(item_scores(arm, name, root).values()) for name in arm.benchmarks}
+        values = [_cell(arm, name, items.get(name)) for name in benchmarks]
         scores = [score for result in arm.results for score in result.scores]
         total = sum(score.n for score in scores)
         tokens = arm.results[0].supervised_tokens
@@ -118,7 +126,7 @@ def _accuracy_rows(arms: Sequence[Arm], estimates: Mapping[str, Mapping[str, Est
                 str(len(arm.results)),
                 f"{tokens:,}" if tokens is not None else "-",
                 *values,
-                _percent(average.mean, average.interval),
+                _average(list(items.values())),
                 *([_seed_spread(arm)] if several else []),
                 f"{100 * sum(score.unparsed for score in scores) / total:.1f} %",
                 f"{100 * sum(score.truncated for score in scores) / total:.1f} %",
@@ -127,42 +135,33 @@ def _accuracy_rows(arms: Sequence[Arm], estimates: Mapping[str, Mapping[str, Est
     return rows
 
 
-def _cell(arm: Arm, benchmark: str, estimates: Mapping[str, Estimate]) -> str:
-    if benchmark not in estimates:
+def _cell(arm: Arm, benchmark: str, items: Sequence[float] | None) -> str:
+    if items is None:
         return "not run"
     scores = [score for result in arm.results for score in result.scores if score.benchmark == benchmark]
-    if len(scores) == 1 and scores[0].accuracy is not None and scores[0].interval is not None:
-        text = _percent(scores[0].accuracy, scores[0].interval)
-    else:
-        text = _percent(estimates[benchmark].mean, _within_bounds(estimates[benchmark], scores[0].n))
+    text = _percent(sum(items) / len(items), item_interval(items)) if items else "not measured"
     errors = sum(score.errors for score in scores)
     return f"{text} ({errors} errors)" if errors else text
 
 
-def _within_bounds(estimate: Estimate, n: int) -> tuple[float, float]:
-    """The normal interval kept inside 0..1; where no item varies, Wilson's over the n items."""
-    if estimate.standard_error == 0:
-        return wilson(round(estimate.mean * n), n) or (0.0, 1.0)
-    low, high = estimate.interval
-    return max(low, 0.0), min(high, 1.0)
+def _average(items: Sequence[Sequence[float]]) -> str:
+    if not all(items):
+        return "not measured"
+    mean = sum(sum(values) / len(values) for values in items) / len(items)
+    return _percent(mean, macro_interval(items))
+
+
+def _difference(found: Comparison | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found.interval
+    return f"{100 * found.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def _seed_spread(arm: Arm) -> str:
     means = [sum(score.accuracy or 0.0 for score in result.scores) / len(result.scores) for result in arm.results]
     spread = seed_sd(means)
     return "-" if spread is None else f"{100 * spread:.1f}"
-
-
-def _difference_rows(arms: Sequence[Arm], root: Path) -> list[list[str]]:
-    rows = [["", *(arm.label for arm in arms[:-1])]]
-    for place, first in enumerate(arms[1:], start=1):
-        differences = [average_difference(first, second, root) for second in arms[:place]]
-        texts = [
-            "-" if d is None else f"{100 * d.mean:+.1f} [{100 * d.interval[0]:+.1f}, {100 * d.interval[1]:+.1f}]"
-            for d in differences
-        ]
-        rows.append([first.label, *texts, *[""] * (len(arms) - 1 - len(texts))])
-    return rows
 
 
 def _percent(value: float, interval: tuple[float, float]) -> str:

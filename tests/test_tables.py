@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from cft_lab.evaluation.statistics import Estimate
 from cft_lab.records import Grade, Outcome, Result, Sampling, Score
 from cft_lab.store import write_records
-from cft_lab.tables import _within_bounds, arm_estimates, average_difference, collect_arms, label_cells, print_table
+from cft_lab.tables import collect_arms, compare_arms, label_cells, print_table
 
 N = 80
 
@@ -32,18 +31,20 @@ def values(root: Path, *names: str) -> list[float]:
     return [sum('"correct"' in line for line in lines) / len(names) for lines in zip(*rows, strict=True)]
 
 
-def test_seeds_are_averaged_by_item_and_differences_are_paired(tmp_path: Path) -> None:
+def test_seeds_are_averaged_by_item_and_differences_are_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = [("a", result(tmp_path, "a0", 0.7)), ("a", result(tmp_path, "a1", 0.7)), ("b", result(tmp_path, "b0", 0.4))]
     a, b = collect_arms(cells)
-    estimate = arm_estimates(a, tmp_path)["b"]
     items = values(tmp_path, "a0", "a1")
-    assert estimate.mean == pytest.approx(sum(items) / N)
-    assert estimate.standard_error == pytest.approx(stats.sem(items))
-    difference = average_difference(a, b, tmp_path)
-    assert difference is not None
+    found = compare_arms(a, b, tmp_path)
+    assert found is not None
     paired = [x - y for x, y in zip(items, values(tmp_path, "b0"), strict=True)]
-    assert difference.mean == pytest.approx(sum(paired) / N)
-    assert difference.standard_error == pytest.approx(stats.sem(paired))
+    assert found.difference == pytest.approx(sum(paired) / N)
+    half = stats.t.ppf(0.975, N - 1) * stats.sem(paired)
+    assert found.interval == pytest.approx((found.difference - half, found.difference + half), abs=0.01)
+    print_table(cells, tmp_path)
+    printed = capsys.readouterr().out
+    assert f"{100 * sum(items) / N:.1f} [" in printed
+    assert f"b is {100 * found.difference:.1f} points below a" in printed
 
 
 def test_the_same_result_under_two_seeds_counts_once(tmp_path: Path) -> None:
@@ -58,11 +59,11 @@ def test_labels_keep_only_what_differs() -> None:
     assert label_cells([[]]) == ["the cell"]
 
 
-def test_intervals_stay_within_bounds() -> None:
-    assert _within_bounds(Estimate(0.01, 0.02), 50)[0] == 0.0
-    low, high = _within_bounds(Estimate(0.0, 0.0), 50)
-    assert low == 0.0
-    assert high == pytest.approx(stats.binomtest(0, 50).proportion_ci(method="wilson").high)
+def test_a_single_run_has_wilsons_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = result(tmp_path, "a0", 0.7)
+    print_table([("a", run)], tmp_path)
+    low, high = run.scores[0].interval or (0, 0)
+    assert f"{100 * (run.scores[0].accuracy or 0):.1f} [{100 * low:.1f}, {100 * high:.1f}]" in capsys.readouterr().out
 
 
 def test_failed_cells_are_named_and_never_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,25 +13,30 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cft_lab.config import InferenceConfig
 from cft_lab.engines.base import Engine, Prompt
-from cft_lab.prompts import PromptFormat, eval_critique, eval_single_pass, eval_solve
+from cft_lab.prompts import PromptFormat, eval_critique, eval_single_pass, eval_solve, with_options
 from cft_lab.records import Completion, Generation, Message, Problem, Sampling, Turn
 from cft_lab.verdicts import parse_verdict
 
 Protocol = Callable[[Engine, Sequence[Problem], PromptFormat, InferenceConfig, Sampling], list[Generation]]
 
 
+def asked(item: Problem) -> str:
+    """The question as a model gets it."""
+    return with_options(item.question, item.options)
+
+
 def direct(
     engine: Engine, items: Sequence[Problem], fmt: PromptFormat, inference: InferenceConfig, sampling: Sampling
 ) -> list[Generation]:
     """One generation per item."""
-    return _one_call(engine, items, lambda item: eval_solve(fmt, item.question), "solve", sampling)
+    return _one_call(engine, items, lambda item: eval_solve(fmt, asked(item)), "solve", sampling)
 
 
 def single_pass(
     engine: Engine, items: Sequence[Problem], fmt: PromptFormat, inference: InferenceConfig, sampling: Sampling
 ) -> list[Generation]:
     """One generation per item that holds solution, critique and correction; its last boxed answer counts."""
-    return _one_call(engine, items, lambda item: eval_single_pass(fmt, item.question), "single-pass", sampling)
+    return _one_call(engine, items, lambda item: eval_single_pass(fmt, asked(item)), "single-pass", sampling)
 
 
 def two_stage(
@@ -45,14 +50,14 @@ def two_stage(
     rounds = inference.max_rounds if sampling.temperature > 0 else 1
     active = list(items)
     for number in range(rounds):
-        solutions = _complete(engine, active, lambda item: eval_solve(fmt, item.question), f"solve/{number}", sampling)
+        solutions = _complete(engine, active, lambda item: eval_solve(fmt, asked(item)), f"solve/{number}", sampling)
         for item in active:
             turns[item.id].append(Turn("solve", solutions[item.id]))
         judged = [item for item in active if solutions[item.id].answered]
         critiques = _complete(
             engine,
             judged,
-            lambda item, texts=solutions: eval_critique(fmt, item.question, texts[item.id].text),  # type: ignore[misc]
+            lambda item, texts=solutions: eval_critique(fmt, asked(item), texts[item.id].text),  # type: ignore[misc]
             f"critique/{number}",
             sampling,
         )

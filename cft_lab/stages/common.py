@@ -95,7 +95,8 @@ def prompt_texts(config: Config, *uses: str) -> dict[str, str]:
         "single-pass": prompts.eval_single_pass(fmt, "{question}"),
         "critique": prompts.eval_critique(fmt, "{question}", "{solution}"),
     }
-    return {use: _joined(used[use]) for use in uses if use in used} | {"style": fmt.style}
+    options = {"options": prompts.with_options("{question}", ("{option}",))} if "solve" in uses else {}
+    return {use: _joined(used[use]) for use in uses if use in used} | {"style": fmt.style} | options
 
 
 def _joined(messages: Sequence[Message]) -> str:
