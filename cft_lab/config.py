@@ -266,6 +266,7 @@ class InferenceConfig:
 
     name: str = _setting("direct", "protocol", choices=("direct", "single-pass", "two-stage"))
     max_new_tokens: int = _setting(160, "length limit of one generation", low=1)
+    samples: int = _setting(1, "draws of every item; above 1 the score is avg@k, beside maj@k and pass@k", low=1, high=1024)
     max_rounds: int = _setting(8, "most solutions that two-stage self-critique writes", low=1, high=64)
     top_p: float = _setting(1.0, "nucleus", low=0.01, high=1.0)
     stop: list[str] = _setting([], "strings that end a generation")

@@ -41,6 +41,11 @@ def _cross_checks(config: Config) -> Iterator[str]:
         yield from _check_selection(config)
         for name in config.decontamination.benchmarks:
             yield from _check_benchmark("decontamination.benchmarks", name)
+    if config.inference.samples > 1 and config.temperature == 0:
+        yield (
+            f"inference.samples={config.inference.samples} draws the same text so many times at temperature=0: "
+            "raise temperature, or set inference.samples=1"
+        )
     if "" in config.inference.stop:
         yield f"inference.stop={list(config.inference.stop)} has an empty string, which would cut every text: remove it"
     if not config.benchmarks.names:

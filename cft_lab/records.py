@@ -130,28 +130,32 @@ class Turn:
 
 @dataclass(frozen=True)
 class Generation:
-    """All turns spent on one benchmark item and the text that is graded."""
+    """All turns spent on one draw of a benchmark item and the text that is graded; draws of an item count from 0."""
 
     problem_id: str
     turns: tuple[Turn, ...]
     final_text: str
     finish: str
+    sample: int = 0
 
 
 @dataclass(frozen=True)
 class Grade:
-    """The grade of one item."""
+    """The grade of one draw of an item."""
 
     problem_id: str
     outcome: Outcome
     extracted: str | None = None
+    sample: int = 0
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy on one benchmark: correct / (n - errors), with a 95 % Wilson interval, all as fractions.
+    """Accuracy on one benchmark, with a 95 % interval over items, all as fractions.
 
-    `accuracy` and `interval` are None when every item is an error: nothing was measured then.
+    Counts are of graded draws, `samples` of each item. `accuracy` is the mean over measured items of the share of draws that are
+    correct (avg@k), `majority` and `passed` are maj@k and pass@k, None for one draw. `accuracy` and `interval` are None when
+    every item has an error: nothing was measured then.
     """
 
     benchmark: str
@@ -164,6 +168,9 @@ class Score:
     errors: int
     accuracy: float | None
     interval: tuple[float, float] | None
+    samples: int = 1
+    majority: float | None = None
+    passed: float | None = None
 
 
 @dataclass(frozen=True)

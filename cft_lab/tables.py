@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cft_lab.evaluation.comparisons import Comparison, compare, describe
 from cft_lab.evaluation.statistics import item_interval, macro_interval, seed_sd
-from cft_lab.records import Grade, Outcome, Result
+from cft_lab.records import Grade, Outcome, Result, Score
 from cft_lab.stages.common import GRADES
 from cft_lab.store import read_records
 
@@ -80,6 +80,8 @@ def print_table(finished: Sequence[tuple[str, Result | str]], root: Path) -> Non
         if len(arms) > 1:
             _print_differences(arms, root)
         _print(_accuracy_rows(arms, root), "Accuracy in % [95 % interval over items]")
+        if any(score.samples > 1 for arm in arms for result in arm.results for score in result.scores):
+            _print(_sample_rows(arms), "Several draws of an item, in %, mean over runs: avg@k / maj@k / pass@k")
     for label, what in finished:
         if isinstance(what, str):
             print(f"FAILED {label}: {what}")
@@ -133,6 +135,23 @@ def _accuracy_rows(arms: Sequence[Arm], root: Path) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _sample_rows(arms: Sequence[Arm]) -> list[list[str]]:
+    benchmarks = list(dict.fromkeys(name for arm in arms for name in arm.benchmarks))
+    rows = [["cell", "k", *benchmarks]]
+    for arm in arms:
+        scores = [score for result in arm.results for score in result.scores]
+        cells = [_samples([score for score in scores if score.benchmark == name]) for name in benchmarks]
+        rows.append([arm.label, str(scores[0].samples), *cells])
+    return rows
+
+
+def _samples(scores: Sequence[Score]) -> str:
+    kinds = [[getattr(score, name) for score in scores] for name in ("accuracy", "majority", "passed")]
+    if not scores or any(value is None for values in kinds for value in values):
+        return "-"
+    return " / ".join(f"{100 * sum(values) / len(values):.1f}" for values in kinds)
 
 
 def _cell(arm: Arm, benchmark: str, items: Sequence[float] | None) -> str:

@@ -41,6 +41,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["model.hub_id=/nowhere"], ["exactly one of model.lab", "has model.lab (made here) and model.hub_id"]),
         (["model.end_of_turn=foo"], ["model.end_of_turn='foo' is not in the lab tokenizer"]),
         (["train.selection.benchmark=lab-basic"], ["lab-basic is a test set", "lab-validation"]),
+        (["inference.samples=4"], ["inference.samples=4 draws the same text", "temperature=0"]),
         (["inference.stop=['']"], ["inference.stop=[''] has an empty string"]),
         (["+benchmarks.paths.lab-long=x.jsonl"], ["benchmarks.paths.lab-long is not a benchmark that is read from files", "gsm8k"]),
         (

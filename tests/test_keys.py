@@ -86,6 +86,7 @@ CHANGES: dict[str, frozenset[str]] = {
     "engine.*": RESPONSES,
     "inference.name": EVALUATED,
     "inference.max_new_tokens": EVALUATED,
+    "inference.samples": EVALUATED,
     "inference.max_rounds": EVALUATED,
     "inference.top_p": EVALUATED,
     "inference.stop": RESPONSES,

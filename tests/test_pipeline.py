@@ -82,6 +82,23 @@ def test_ten_cells_share_what_they_can(cell: ComposeCell, tmp_path: Path) -> Non
     assert counts["result"] == 9, "the base model decodes greedily: its two seeds are one result"
 
 
+def test_several_draws_of_an_item(cell: ComposeCell, shared_store: Path) -> None:
+    config = cell("method=base", "inference.samples=3", "temperature=1.0")
+    result, _ = run(config)
+    for score in result.scores:
+        assert (score.n, score.samples) == (12, 3)
+        assert score.majority is not None
+        assert score.passed is not None
+    rows = read_records(shared_store / "generations" / result.keys["generations/lab-basic"] / "generations.jsonl", Generation)
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        texts.setdefault(row.problem_id, []).append(row.final_text)
+    assert all(len(set(drawn)) == 3 for drawn in texts.values()), "every draw is a new one"
+    single, _ = run(cell("method=base", "temperature=1.0"))
+    first = read_records(shared_store / "generations" / single.keys["generations/lab-basic"] / "generations.jsonl", Generation)
+    assert [row.final_text for row in first] == [row.final_text for row in rows if row.sample == 0]
+
+
 def test_the_two_arms_of_a_pool_share_its_critiques(cell: ComposeCell) -> None:
     keys = [
         {stage.name: stage.key for stage in pipeline.plan(cell(f"method={method}")).result.walk()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -49,10 +50,11 @@ def sampling_of(config: Config) -> Sampling:
 def grade_all(rows: Sequence[Generation], items: Sequence[Problem]) -> list[Grade]:
     """Grades of final texts against the items' golds, in the order of the texts; a refused item was not measured."""
     gold = {item.id: str(item.answer) for item in items}
-    return [
+    graded = (
         grade(row.problem_id, gold[row.problem_id], row.final_text, "error" if row.finish == "refused" else row.finish)
         for row in rows
-    ]
+    )
+    return [dataclasses.replace(found, sample=row.sample) for found, row in zip(graded, rows, strict=True)]
 
 
 @contextlib.contextmanager

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import fsum
 from pathlib import Path
 from typing import Any
 
 from cft_lab.config import Config, key_part
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_benchmark, load_items
 from cft_lab.evaluation.protocols import PROTOCOLS
-from cft_lab.evaluation.statistics import wilson
+from cft_lab.evaluation.sample_scores import sample_scores
+from cft_lab.evaluation.statistics import item_interval
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Outcome, Result, Score, from_row, to_row
 from cft_lab.stages.api import api_lacks
@@ -34,9 +38,9 @@ _SAMPLES = 8  # generations of each benchmark that a tracker gets to show
 def generations(config: Config, benchmark: str, model: Stage) -> Stage:
     """Final texts of one benchmark under the cell's protocol and sampling."""
     sampling = sampling_of(config)
-    inference = {"protocol": config.inference.name}
+    inference = {"protocol": config.inference.name, "samples": config.inference.samples}
     if config.inference.name == "two-stage":
-        inference["max_rounds"] = str(config.inference.max_rounds)
+        inference["max_rounds"] = config.inference.max_rounds
     settings = key_part(config.engine, "engine") | {
         "items": dict(BENCHMARKS[benchmark].identity(config.benchmarks.paths)),
         "limit": config.benchmarks.items,
@@ -49,8 +53,10 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
         loaded = load_benchmark(benchmark, config.benchmarks.paths)
         items = loaded.problems[: config.benchmarks.items]
         protocol = PROTOCOLS[config.inference.name]
+        drawn = [replace(item, id=f"{item.id}#{k}") if k else item for k in range(config.inference.samples) for item in items]
         with open_engine(config, work, work.inputs["model"] / MODEL) as engine:
-            rows = protocol(engine, items, FORMATS[config.model.prompt_format], config.inference, sampling)
+            made = protocol(engine, drawn, FORMATS[config.model.prompt_format], config.inference, sampling)
+        rows = [replace(row, problem_id=items[place % len(items)].id, sample=place // len(items)) for place, row in enumerate(made)]
         failed = [turn.completion.text for row in rows for turn in row.turns if turn.completion.finish == "error"]
         if failed:
             raise RuntimeError(
@@ -86,23 +92,8 @@ def scores(config: Config, benchmark: str, generated: Stage) -> Stage:
         items = load_items(benchmark, config.benchmarks.items, config.benchmarks.paths)
         rows = grade_all(read_records(work.inputs["generations"] / GENERATIONS, Generation), items)
         write_records(work.folder / GRADES, rows)
-        counts = {outcome: sum(row.outcome is outcome for row in rows) for outcome in Outcome}
-        measured = len(rows) - counts[Outcome.ERROR]
-        correct = counts[Outcome.CORRECT]
-        score = Score(
-            benchmark=benchmark,
-            protocol=config.inference.name,
-            sampling=sampling_of(config),
-            n=len(rows),
-            correct=correct,
-            unparsed=counts[Outcome.UNPARSED],
-            truncated=counts[Outcome.TRUNCATED],
-            errors=counts[Outcome.ERROR],
-            accuracy=correct / measured if measured else None,
-            interval=wilson(correct, measured),
-        )
-        write_json(work.folder / SCORE, to_row(score))
-        return {outcome.value: count for outcome, count in counts.items()}
+        write_json(work.folder / SCORE, to_row(_score(config, benchmark, rows)))
+        return {outcome.value: sum(row.outcome is outcome for row in rows) for outcome in Outcome}
 
     return Stage(
         "scores",
@@ -111,6 +102,31 @@ def scores(config: Config, benchmark: str, generated: Stage) -> Stage:
         make,
         {"generations": generated},
         modules=("evaluation", "lab"),
+    )
+
+
+def _score(config: Config, benchmark: str, rows: Sequence[Grade]) -> Score:
+    samples = config.inference.samples
+    by_item: dict[str, list[Grade]] = {}
+    for row in rows:
+        by_item.setdefault(row.problem_id, []).append(row)
+    items = sample_scores(by_item, samples)
+    measured = len(items.items)
+    counts = Counter(row.outcome for row in rows)
+    return Score(
+        benchmark=benchmark,
+        protocol=config.inference.name,
+        sampling=sampling_of(config),
+        n=len(rows),
+        correct=counts[Outcome.CORRECT],
+        unparsed=counts[Outcome.UNPARSED],
+        truncated=counts[Outcome.TRUNCATED],
+        errors=counts[Outcome.ERROR],
+        accuracy=fsum(items.average) / measured if measured else None,
+        interval=item_interval(items.average) if measured else None,
+        samples=samples,
+        majority=fsum(items.majority) / measured if measured and samples > 1 else None,
+        passed=fsum(items.passed) / measured if measured and samples > 1 else None,
     )
 
 
@@ -161,6 +177,8 @@ def track(config: Config, store: Store, finished: Stage, trained: Stage | None) 
         values |= {f"{score.benchmark}/{name}": getattr(score, name) for name in ("n", "unparsed", "truncated", "errors")}
         if score.accuracy is not None and score.interval is not None:
             low, high = score.interval
+            if score.majority is not None and score.passed is not None:
+                values |= {f"{score.benchmark}/majority": score.majority, f"{score.benchmark}/passed": score.passed}
             values |= {
                 f"{score.benchmark}/accuracy": score.accuracy,
                 f"{score.benchmark}/low": low,
