@@ -65,13 +65,7 @@ class Batches:
         self._sender, self._asking, self._model, self._sampling = sender, asking, model, sampling
         self._folder, self._limits = folder, limits
         self._calls = BatchCalls(sender, retries)
-        self._parts: list[Part] = []
-        self._lines: Counter[str] = Counter()
         self._stop: ApiError | None = None
-
-    def observations(self) -> dict[str, Any]:
-        """The batches of this run, and result lines that were of no use."""
-        return {"batches": [asdict(part) for part in self._parts], "batch_lines": dict(self._lines)}
 
     async def run(self, prompts: Sequence[Prompt], post: Post[Row | str], say: Callable[[str], None]) -> None:
         """Posts a row for every prompt, and lines about how far batches are.
@@ -124,7 +118,6 @@ class Batches:
             if part.step != "collected" and any(name in self._open for name in self._names(part)):
                 self._sender.ledger.reserve(part.worst_usd, outlives=True)
                 found.append(part)
-        self._parts += found
         return found
 
     def _write(self, unsent: deque[str]) -> Part | None:
@@ -151,7 +144,6 @@ class Batches:
             return None
         self._sender.ledger.reserve(part.worst_usd, outlives=True)
         self._save(part)
-        self._parts.append(part)
         return part
 
     async def _submit(self, part: Part, say: Callable[[str], None]) -> None:
@@ -198,7 +190,7 @@ class Batches:
         for role in ("output_file_id", "error_file_id"):
             async for name, outcome in self._results(part, batch.get(role)):
                 if name not in ours:
-                    self._lines["duplicate or not asked for"] += 1
+                    self._sender.tally.batch_lines["duplicate or not asked for"] += 1
                 elif isinstance(outcome, Failure):
                     failures.setdefault(name, outcome)
                 else:
@@ -221,6 +213,7 @@ class Batches:
         self._sender.ledger.settle(part.worst_usd, reported, unreported)
         part.step = "collected"
         self._save(part)
+        self._sender.tally.batches.append(asdict(part))
         for path in self._folder.glob(f"{part.name}.*jsonl"):
             path.unlink()
 
@@ -241,7 +234,7 @@ class Batches:
             for line in file:
                 found = self._read_line(line)
                 if found is None:
-                    self._lines["malformed"] += bool(line.strip())
+                    self._sender.tally.batch_lines["malformed"] += bool(line.strip())
                 else:
                     yield found
 

@@ -53,17 +53,14 @@ class OpenAIEngine:
         if api.mode == "batch" and folder is None:
             raise ValueError("mode batch needs a folder: without one a killed run would pay twice")
         self._model, self._api, self._folder, self._say, self._progress = model, api, folder, say, progress
-        self._target = Target(owner, model, shown_url(api.base_url or OPENAI_URL), api.api_key_env)
+        self._target = Target(owner, model, shown_url(api.base_url or OPENAI_URL, owner), api.api_key_env)
         self._key = read_key(api, self._target)
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
         file = folder / UNREPORTED if folder else None
         self._ledger = Ledger(owner, price, api.mode, api.max_cost_usd, spent_usd, file)
         self._tally = Tally()
-        self._lessons: set[str] = set()
-        self._gate = Gate(api.max_in_flight, self._ledger)
         self._batch_limits = batch_limits or BatchLimits()
-        self._batches: Batches | None = None
 
     def __enter__(self) -> OpenAIEngine:
         return self
@@ -105,19 +102,18 @@ class OpenAIEngine:
             yield from streak.held
 
     async def _work(self, prompts: Sequence[Prompt], sampling: Sampling, post: Post[Row | str]) -> None:
-        gate = self._gate = Gate(self._api.max_in_flight, self._ledger)
-        asking = Asking(self._model, sampling, self._lessons, self._say)
+        gate = Gate(self._api.max_in_flight, self._ledger, self._tally)
+        asking = Asking(self._model, sampling, self._tally.lessons, self._say)
         retries = self._api.max_retries
         try:
             async with Caller(self._target, self._key, self._api, self._tally) as caller:
                 sender = Sender(caller, gate, self._ledger, self._target, self._key, self._tally)
                 if self._api.mode == "batch" and self._folder:
                     batches = Batches(sender, asking, self._model, sampling, retries, self._folder, self._batch_limits)
-                    self._batches = batches
                     await batches.run(prompts, post, self._say)
                     return
                 if sampling.temperature > 0 and self._tally.seed == "not probed":
-                    await probe(sender, self._model, prompts[0], self._lessons)
+                    await probe(sender, self._model, prompts[0], self._tally.lessons)
                     self._say(f"{self._target.model} at {self._target.url}: {self._tally.seed}, {self._tally.n}")
                 await Online(sender, asking, sampling, retries).run(prompts, self._api.max_in_flight, post)
         finally:
@@ -134,7 +130,7 @@ class OpenAIEngine:
 
     def observations(self) -> dict[str, Any]:
         """What was seen so far in this process, for the manifest: counts, tokens, dollars, what the server is and does."""
-        tally, gate = self._tally, self._gate
+        tally = self._tally
         return {
             "requests": tally.requests,
             "rows": dict(tally.rows),
@@ -148,11 +144,12 @@ class OpenAIEngine:
             "models": dict(tally.models),
             "seed": tally.seed,
             "n": tally.n,
-            "lessons": sorted(self._lessons),
-            "highest_in_flight": gate.highest_active,
-            "rate_limit_cuts": gate.cuts,
-            "lowest_limit": gate.lowest_limit,
-            **(self._batches.observations() if self._batches else {}),
+            "lessons": sorted(tally.lessons),
+            "highest_in_flight": tally.highest_in_flight,
+            "rate_limit_cuts": tally.rate_limit_cuts,
+            "lowest_limit": tally.lowest_limit,
+            "batches": tally.batches,
+            "batch_lines": dict(tally.batch_lines),
         }
 
 
@@ -204,11 +201,22 @@ def read_key(api: ApiConfig, target: Target) -> Key:
             f"{target.owner}.api_key_env={api.api_key_env}: this environment variable is not set. Set it to the key of the server "
             f"at {target.url}, or set {target.owner}.api_key_env=null for a server that wants no key"
         )
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ApiError(
+            f"{target.owner}.api_key_env={api.api_key_env}: this environment variable holds characters that no key has "
+            "(spaces, line breaks or letters outside ASCII). Set it to the key alone"
+        )
     return Key(value)
 
 
-def shown_url(url: str) -> str:
-    """An address without a user name, password or query, for messages."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
+def shown_url(url: str, owner: str) -> str:
+    """An address without a user name, password or query, for messages. Raises ApiError if it is no address."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ApiError(f"{owner}.base_url={url!r} is no address of a server: write it as http://host:8000/v1 or https://host/v1")
     return f"{parts.scheme}://{host}{parts.path}"

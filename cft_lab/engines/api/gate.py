@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections import deque
 
+from cft_lab.engines.api.client import Tally
 from cft_lab.engines.api.cost import Ledger
 from cft_lab.engines.api.errors import ApiError
 
@@ -14,14 +15,11 @@ from cft_lab.engines.api.errors import ApiError
 class Gate:
     """Admits requests. Additive increase (one more per round of successes), multiplicative decrease (half, once per round)."""
 
-    def __init__(self, most: int, ledger: Ledger) -> None:
+    def __init__(self, most: int, ledger: Ledger, tally: Tally) -> None:
         self.limit = float(most)
-        self.lowest_limit = most
         self.active = 0
-        self.highest_active = 0
-        self.cuts = 0
         self.stopped: ApiError | None = None
-        self._most, self._ledger = most, ledger
+        self._most, self._ledger, self._tally = most, ledger, tally
         self._last_cut = 0.0
         self._paused_until = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -38,7 +36,7 @@ class Gate:
             elif self._ledger.fits(worst_usd):
                 self._ledger.reserve(worst_usd)
                 self.active += 1
-                self.highest_active = max(self.highest_active, self.active)
+                self._tally.highest_in_flight = max(self._tally.highest_in_flight, self.active)
                 return time.monotonic()
             elif self.active:  # those under way mostly cost less than their worst case
                 await self._turn()
@@ -60,9 +58,9 @@ class Gate:
         """The server asked for fewer. Requests sent before the last cut do not cut again: they belong to the same storm."""
         if sent_at > self._last_cut:
             self.limit = max(1.0, self.limit / 2)
-            self.lowest_limit = min(self.lowest_limit, int(self.limit))
+            self._tally.lowest_limit = min(self._tally.lowest_limit or self._most, int(self.limit))
             self._last_cut = time.monotonic()
-            self.cuts += 1
+            self._tally.rate_limit_cuts += 1
         if retry_after_s:
             self._paused_until = max(self._paused_until, time.monotonic() + retry_after_s)
 

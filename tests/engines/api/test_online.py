@@ -16,7 +16,7 @@ from server import text_for
 
 from cft_lab.config import ApiConfig
 from cft_lab.engines.api.cost import Price
-from cft_lab.engines.api.engine import OpenAIEngine
+from cft_lab.engines.api.engine import OpenAIEngine, shown_url
 from cft_lab.engines.api.errors import ApiError, BudgetReached
 from cft_lab.engines.base import Prompt
 from cft_lab.records import Completion, Message, Sampling
@@ -121,7 +121,7 @@ def test_faults_that_pass_cost_no_row() -> None:
 )
 def test_a_row_that_keeps_failing_is_recorded_with_its_reason_and_the_others_go_on(fault: str, kind: str) -> None:
     with serving(always={"number 1 ": fault}, hang_s=3.0, retry_after="0.1") as server:
-        found = complete(server, prompts(3), timeout_s=0.3, max_retries=2)
+        found = complete(server, prompts(3), timeout_s=0.6, max_retries=2)
         assert server.stats()["sent"][fault] == 3
     assert [found[i].finish for i in range(3)] == ["stop", "error", "stop"]
     assert found[1].text.startswith(f"{kind}: ")
@@ -208,6 +208,7 @@ def test_rate_limits_lower_the_concurrency_and_it_recovers() -> None:
         assert {c.finish for c in found.values()} == {"stop"}
         seen = opened.observations()
         assert seen["lowest_limit"] <= 8
+        assert seen["rate_limit_cuts"] >= 3
         refused = server.stats()["sent"]["429"]
         server.change(most_at_once=0)
         dict(opened.generate(prompts(300), GREEDY))
@@ -362,6 +363,26 @@ def test_a_missing_key_is_told_before_any_call(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(ApiError, match="teacher.api_key_env=SOME_KEY: this environment variable is not set"):
         engine(ApiConfig(api_key_env="SOME_KEY"))
+
+
+@pytest.mark.parametrize("key", ["sk-two words", "sk-line\nbreak", "sk-schlüssel-lang"])
+def test_a_key_that_no_header_takes_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(ApiError, match="holds characters that no key has") as refusal:
+        engine(ApiConfig(api_key_env="SOME_KEY"))
+    assert "sk-" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "host/v1", "http://", "http://[broken/v1", "http://host:99999/v1", "ftp://host/v1"]
+)
+def test_what_is_no_address_is_told_before_any_call(url: str) -> None:
+    with pytest.raises(ApiError, match="teacher.base_url=.* is no address"):
+        engine(ApiConfig(base_url=url, api_key_env=None))
+
+
+def test_passwords_in_an_address_are_not_shown() -> None:
+    assert shown_url("https://me:secret@host:1/v1?token=x", "teacher") == "https://host:1/v1"
 
 
 def test_the_key_reaches_the_server_and_nothing_else(
