@@ -1,0 +1,440 @@
+"""Whether an answer is mathematically the gold: three-valued, because some comparisons need a computer algebra system.
+
+`compare` decides structure (order, brackets, units, percent) and everything that cft_lab.evaluation.expressions can read. Where a part cannot be
+read it asks `decide`, which in this process says None ("not here") and in a worker process is math-verify. The conventions,
+with reasons, are in docs/grading.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence as Many
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from cft_lab.evaluation.answer_text import canonical, clean, plain_words
+from cft_lab.evaluation.answers import Matrix, Relation, Scalar, Sequence, Union, Value, as_text, is_name, read_part, readings
+from cft_lab.evaluation.expressions import Node, exact, read_expression, variables
+from cft_lab.evaluation.numeric import constant_value, proportional, same_function
+
+#: decides what this module cannot read: (gold text, answer text) -> equal, not equal, or None for "cannot be told here"
+Decide = Callable[[str, str], bool | None]
+
+
+class UnreadableGold(ValueError):
+    """The gold looks like mathematics and cannot be read: nothing can be measured against it."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a benchmark grants beyond equality. `relative` holds for golds written as decimals, `absolute` for every number."""
+
+    relative: Fraction = Fraction(0)
+    absolute: Fraction = Fraction(0)
+    lists_are_tuples: bool = False  # [1, 2] is an ordered list and no interval
+
+
+STRICT = Terms()
+
+
+def not_here(gold: str, answer: str) -> bool | None:
+    """The `decide` of this process: what cannot be read is left to a worker."""
+    return None
+
+
+def compare(gold: str, answer: str, terms: Terms = STRICT, decide: Decide = not_here) -> bool | None:
+    """Whether `answer` equals `gold`; None if it cannot be told without a worker. Raises UnreadableGold only from `decide`."""
+    cleaned = clean(gold), clean(answer)
+    if cleaned[0] == cleaned[1] or canonical(cleaned[0]) == canonical(cleaned[1]) != "":
+        return True
+    verdict: bool | None = False
+    for gold_value in readings(gold):
+        for answer_value in readings(answer):
+            found = _Comparison(terms, decide).values(gold_value, answer_value)
+            if found:
+                return True
+            verdict = None if found is None else verdict
+    return verdict
+
+
+def all_of(verdicts: Iterable[bool | None]) -> bool | None:
+    """False if any is, else None if any is, else True."""
+    result: bool | None = True
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        result = None if verdict is None else result
+    return result
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    terms: Terms
+    decide: Decide
+
+    def values(self, gold: Value, answer: Value) -> bool | None:
+        """Dispatches on the two structures; the gold's decides what is asked of the answer."""
+        if isinstance(gold, Scalar) and isinstance(answer, Scalar):
+            return self.scalars(gold, answer)
+        if isinstance(gold, Relation) and isinstance(answer, Relation):
+            return self.relations(gold, answer)
+        if isinstance(gold, Relation) or isinstance(answer, Relation):
+            return self.relation_and_value(gold, answer)
+        if isinstance(gold, Matrix) or isinstance(answer, Matrix):
+            return self.matrices(gold, answer)
+        if isinstance(gold, Union) or isinstance(answer, Union):
+            return self.unions(gold, answer)
+        if isinstance(gold, Sequence) and isinstance(answer, Sequence):
+            return self.sequences(gold, answer)
+        return self.sequence_and_scalar(gold, answer)
+
+    # sequences
+
+    def sequences(self, gold: Sequence, answer: Sequence) -> bool | None:
+        if gold.opening == "" and all(_is_inequality(item) for item in gold.items + answer.items):
+            return self.unions(_as_union(gold), _as_union(answer))
+        if gold.opening == "" and answer.opening != "" and len(gold.items) != len(answer.items):
+            return False
+        if gold.opening == "" or gold.opening == answer.opening == "{":
+            once = gold.opening == "{"
+            return self.unordered(_distinct(gold.items) if once else gold.items, _distinct(answer.items) if once else answer.items)
+        if answer.opening != "" and not self._same_brackets(gold, answer):
+            return False
+        if gold.opening == "{":
+            return self.unordered(gold.items, answer.items)
+        return self.ordered(gold.items, answer.items)
+
+    def _same_brackets(self, gold: Sequence, answer: Sequence) -> bool:
+        if (gold.opening, gold.closing) == (answer.opening, answer.closing):
+            return True
+        if "{" in (gold.opening, answer.opening):
+            return False
+        return self.terms.lists_are_tuples or len(gold.items) > 2
+
+    def ordered(self, gold: Many[Value], answer: Many[Value]) -> bool | None:
+        if len(gold) != len(answer):
+            return False
+        return all_of(self.values(g, _value_side(a) if not isinstance(g, Relation) else a) for g, a in zip(gold, answer, strict=True))
+
+    def unordered(self, gold: Many[Value], answer: Many[Value]) -> bool | None:
+        """Whether the parts can be paired off: surely (all pairs equal), surely not, or None if it hangs on open pairs."""
+        if len(gold) != len(answer):
+            return False
+        table = [[self.values(g, a) for a in answer] for g in gold]
+        if _pairs_off([[verdict is True for verdict in row] for row in table]):
+            return True
+        return None if _pairs_off([[verdict is not False for verdict in row] for row in table]) else False
+
+    def sequence_and_scalar(self, gold: Value, answer: Value) -> bool | None:
+        """One part against several: equal only if the several are one (a set of one element)."""
+        several, one = (gold, answer) if isinstance(gold, Sequence) else (answer, gold)
+        if isinstance(several, Sequence) and isinstance(one, Scalar):
+            if len(several.items) == 1:
+                return self.values(gold.items[0], answer) if several is gold else self.values(gold, several.items[0])
+            if one.is_text:
+                return plain_words(one.text) == "".join(as_text(item) for item in several.items)
+            if read_expression(one.body) is not None or not re.search(r"\\(?!text)[a-zA-Z]", one.body):
+                return _all_real(one, several)
+        return self.decide(*(_text_of(value) for value in (gold, answer)))
+
+    # unions and intervals
+
+    def unions(self, gold: Value, answer: Value) -> bool | None:
+        sides = [value.items if isinstance(value, Union) else (value,) for value in (gold, answer)]
+        return self.unordered(*sides)
+
+    # matrices
+
+    def matrices(self, gold: Value, answer: Value) -> bool | None:
+        if isinstance(gold, Matrix) and isinstance(answer, Matrix):
+            if (len(gold.rows), len(gold.rows[0])) != (len(answer.rows), len(answer.rows[0])):
+                return False
+            return self.ordered([cell for row in gold.rows for cell in row], [cell for row in answer.rows for cell in row])
+        cells = [_components(value) for value in (gold, answer)]
+        if cells[0] is None or cells[1] is None:
+            return False
+        return self.ordered(cells[0], cells[1])
+
+    # relations
+
+    def relations(self, gold: Relation, answer: Relation) -> bool | None:
+        if set(gold.signs) == set(answer.signs) == {"="}:
+            gold_name, gold_value = _assignment(gold)
+            name, value = _assignment(answer)
+            if gold_name is not None and name is not None and canonical(gold_name) == canonical(name):
+                return self.values(read_part(gold_value), read_part(value))
+            return self.equations(gold, answer)
+        if "=" in gold.signs or "=" in answer.signs:
+            return False
+        intervals = _interval(gold), _interval(answer)
+        if intervals[0] is not None and intervals[1] is not None:
+            if canonical(intervals[0][0]) != canonical(intervals[1][0]):
+                return False
+            return self.values(intervals[0][1], intervals[1][1])
+        return any_of(self.chains(gold, turned) for turned in (answer, _flip(answer)))
+
+    def chains(self, gold: Relation, answer: Relation) -> bool | None:
+        if gold.signs != answer.signs:
+            return False
+        return all_of(self.values(read_part(g), read_part(a)) for g, a in zip(gold.sides, answer.sides, strict=True))
+
+    def equations(self, gold: Relation, answer: Relation) -> bool | None:
+        """l = r as l - r = 0, which may be multiplied by a constant."""
+        if len(gold.signs) > 1 or len(answer.signs) > 1:
+            return False
+        sides = [_difference(relation) for relation in (gold, answer)]
+        if sides[0] is None or sides[1] is None:
+            return all_of(
+                self.decide(g, a) if read_expression(g) is None or read_expression(a) is None else self.values(read_part(g), read_part(a))
+                for g, a in zip(gold.sides, answer.sides, strict=True)
+            )
+        if not variables(sides[0]) or not variables(sides[1]):
+            return False
+        return proportional(sides[0], sides[1])
+
+    def relation_and_value(self, gold: Value, answer: Value) -> bool | None:
+        relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
+        assert isinstance(relation, Relation)
+        if set(relation.signs) == {"="}:
+            name, value = _assignment(relation)
+            if name is None:
+                return False
+            part = read_part(value)
+            return self.values(part, other) if relation is gold else self.values(other, part)
+        found = _interval(relation)
+        if found is None or isinstance(other, Scalar | Matrix) and not _is_reals(other):
+            return False
+        return self.unions(found[1], other) if relation is gold else self.unions(other, found[1])
+
+    # single values
+
+    def scalars(self, gold: Scalar, answer: Scalar) -> bool | None:
+        if gold.text == answer.text:
+            return True
+        if gold.unit and answer.unit and gold.unit != answer.unit:
+            return False
+        if gold.base or answer.base:
+            return gold.body == answer.body and (gold.base is None or answer.base is None or gold.base == answer.base)
+        if gold.is_text or answer.is_text or gold.text.isalpha() and answer.text.isalpha():
+            if plain_words(gold.text) == plain_words(answer.text) != "":
+                return True
+            if gold.is_text or answer.is_text:
+                return False
+        if gold.percent == answer.percent:
+            return self.numbers(gold.body, answer.body)
+        without, with_sign = (answer, gold) if gold.percent else (gold, answer)
+        hundredth = replace(with_sign, body=f"({with_sign.body})/100", percent=False)
+        whole = replace(with_sign, percent=False)
+        pairs = [(form, without) if gold.percent else (without, form) for form in (whole, hundredth)]
+        return any_of(self.numbers(g.body, a.body) for g, a in pairs)
+
+    def numbers(self, gold: str, answer: str) -> bool | None:
+        """Two bodies without units: exactly equal, equal as rounded decimals, or within the benchmark's tolerance."""
+        if gold == answer:
+            return True
+        nodes = read_expression(gold), read_expression(_without_letter_unit(gold, answer))
+        if nodes[0] is None or nodes[1] is None:
+            if nodes[0] is not None and not re.search(r"\\[a-zA-Z]|[\^_=<>|]", answer):
+                return False  # a sentence, or broken text: no computer algebra can make it the gold
+            return self.decide(gold, answer)
+        if _within_tolerance(gold, nodes[0], nodes[1], self.terms) or _rounds(gold, answer, nodes[0], nodes[1]):
+            return True
+        verdict = same_function(nodes[0], nodes[1])
+        return self.decide(gold, answer) if verdict is None else verdict
+
+
+def any_of(verdicts: Iterable[bool | None]) -> bool | None:
+    """True if any is, else None if any is, else False."""
+    result: bool | None = False
+    for verdict in verdicts:
+        if verdict:
+            return True
+        result = None if verdict is None else result
+    return result
+
+
+def _pairs_off(allowed: list[list[bool]]) -> bool:
+    """Whether a perfect matching exists (augmenting paths)."""
+    partner: dict[int, int] = {}
+
+    def place(row: int, tried: set[int]) -> bool:
+        for column, fits in enumerate(allowed[row]):
+            if fits and column not in tried:
+                tried.add(column)
+                if column not in partner or place(partner[column], tried):
+                    partner[column] = row
+                    return True
+        return False
+
+    return all(place(row, set()) for row in range(len(allowed)))
+
+
+def _distinct(items: Many[Value]) -> list[Value]:
+    """A set's elements without those that repeat an earlier one."""
+    kept: list[Value] = []
+    for item in items:
+        if not any(_Comparison(STRICT, not_here).values(item, other) for other in kept):
+            kept.append(item)
+    return kept
+
+
+def _components(value: Value) -> Many[Value] | None:
+    """The entries of a row or column vector, or of a tuple."""
+    if isinstance(value, Matrix):
+        vector = len(value.rows) == 1 or len(value.rows[0]) == 1
+        return [cell for row in value.rows for cell in row] if vector else None
+    return value.items if isinstance(value, Sequence) and value.opening in ("", "(", "[") else None
+
+
+def _value_side(value: Value) -> Value:
+    """x = 1 in an ordered list stands for 1."""
+    if isinstance(value, Relation) and set(value.signs) == {"="}:
+        name, text = _assignment(value)
+        return read_part(text) if name is not None else value
+    return value
+
+
+def _assignment(relation: Relation) -> tuple[str | None, str]:
+    """(name, value) of name = ... = value or value = name; for a chain of bare values (None if no name) its last."""
+    first, last = relation.sides[0], relation.sides[-1]
+    if is_name(first):
+        return first, last
+    if is_name(last) and len(relation.sides) == 2:
+        return last, first
+    node = read_expression(first)
+    if node is not None and not variables(node):
+        return "", last  # 2 + 3 = 5
+    return None, last
+
+
+def _difference(relation: Relation) -> Node | None:
+    left, right = (read_expression(side) for side in relation.sides)
+    return None if left is None or right is None else ("add", left, ("neg", right))
+
+
+_OPPOSITE = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+
+
+def _flip(relation: Relation) -> Relation:
+    return Relation(relation.sides[::-1], tuple(_OPPOSITE[sign] for sign in relation.signs[::-1]))
+
+
+def _is_inequality(value: Value) -> bool:
+    return isinstance(value, Relation) and "=" not in value.signs
+
+
+def _as_union(value: Sequence) -> Union:
+    return Union(tuple(found[1] for item in value.items if isinstance(item, Relation) and (found := _interval(item))))
+
+
+def _interval(relation: Relation) -> tuple[str, Value] | None:
+    """(unknown, the set of its values) of x > a, a <= x, a < x <= b or x != a; None for other relations."""
+    if relation.signs[0] in (">", "\\ge") and len(relation.signs) == 2:
+        relation = _flip(relation)
+    sides, signs = relation.sides, relation.signs
+    if len(signs) == 2 and is_name(sides[1]) and all(sign in ("<", "\\le") for sign in signs):
+        return sides[1], _range(sides[0], signs[0], sides[2], signs[1])
+    if len(signs) != 1 or is_name(sides[0]) == is_name(sides[1]):
+        return None
+    if is_name(sides[1]):
+        sides, signs = _flip(relation).sides, _flip(relation).signs
+    name, bound = sides
+    if signs[0] == "\\ne":
+        return name, Union((_range("-\\infty", "<", bound, "<"), _range(bound, "<", "\\infty", "<")))
+    if signs[0] in ("<", "\\le"):
+        return name, _range("-\\infty", "<", bound, signs[0])
+    return name, _range(bound, signs[0].replace("ge", "le").replace(">", "<"), "\\infty", "<")
+
+
+def _range(low: str, low_sign: str, high: str, high_sign: str) -> Sequence:
+    opening, closing = ("(" if low_sign == "<" else "["), (")" if high_sign == "<" else "]")
+    return Sequence(opening, closing, (read_part(low), read_part(high)))
+
+
+_REALS = re.compile(r"\\reals|(?:all|the)?\s*real\s*numbers?|all\s*reals?", re.IGNORECASE)
+
+
+def _is_reals(value: Value) -> bool:
+    return isinstance(value, Scalar) and _REALS.fullmatch(value.body.strip().replace("\\text", "").strip("{} ")) is not None
+
+
+def _all_real(one: Scalar, several: Sequence) -> bool:
+    ends = [canonical(item.body) if isinstance(item, Scalar) else "" for item in several.items]
+    return _is_reals(one) and ends[0] == "-\\infty" and ends[-1].lstrip("+") == "\\infty"
+
+
+def _text_of(value: Value) -> str:
+    """A value's text as computer algebra reads it."""
+    if isinstance(value, Scalar):
+        return value.body
+    if isinstance(value, Relation):
+        return " ".join(part for pair in zip(value.sides, (*value.signs, ""), strict=True) for part in pair)
+    if isinstance(value, Sequence):
+        opening, closing = (f"\\{value.opening}", f"\\{value.closing}") if value.opening == "{" else (value.opening, value.closing)
+        return opening + ",".join(_text_of(item) for item in value.items) + closing
+    if isinstance(value, Union):
+        return "\\cup ".join(_text_of(item) for item in value.items)
+    return "\\begin{pmatrix}" + "\\\\".join("&".join(_text_of(cell) for cell in row) for row in value.rows) + "\\end{pmatrix}"
+
+
+_LETTER_UNIT = re.compile(r"(.*\d)\s+(?:[mghsLNJWVKACT]|[mk]?m/s(?:\^\{?2\}?)?|[mk]m/h)")
+
+
+def _without_letter_unit(gold: str, answer: str) -> str:
+    """5 m is 5 with a unit, if the gold has no letters that m could be."""
+    match = _LETTER_UNIT.fullmatch(answer)
+    return match[1] if match and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", gold) else answer
+
+
+_DECIMAL = re.compile(r"[-+]?(?P<whole>\d*)\.(?P<decimals>\d+)")
+_GOLD_DIGITS, _ANSWER_DIGITS = 4, 6  # significant digits that make a decimal a rounded value: docs/grading.md, "rounding"
+
+
+def _rounds(gold: str, answer: str, gold_node: Node, answer_node: Node) -> bool:
+    """Whether one side is a decimal with enough digits that the other rounds to (an answer may also be cut off)."""
+    digits, decimals = _precision(answer)
+    gold_digits, gold_decimals = _precision(gold)
+    if gold_digits >= _GOLD_DIGITS and (digits == 0 or decimals > gold_decimals):
+        return _error_in_last_place(answer_node, gold_node, gold_decimals, Fraction(1, 2))
+    if digits >= _ANSWER_DIGITS and (gold_digits == 0 or gold_decimals > decimals):
+        return _error_in_last_place(gold_node, answer_node, decimals, Fraction(1))
+    return False
+
+
+def _precision(text: str) -> tuple[int, int]:
+    """(significant digits, decimals) of a plain decimal; (0, 0) for anything else."""
+    match = _DECIMAL.fullmatch(text.strip())
+    if match is None:
+        return 0, 0
+    return len((match["whole"] + match["decimals"]).lstrip("0")), len(match["decimals"])
+
+
+def _error_in_last_place(long: Node, short: Node, decimals: int, allowed: Fraction) -> bool:
+    rounded = exact(short)
+    if rounded is None:
+        return False
+    value = exact(long)
+    if value is None:
+        precise = constant_value(long)
+        if precise is None or not abs(precise) < 1e15:
+            return False
+        value = Fraction(int(precise * 10**30), 10**30)
+    if allowed == 1 and abs(value) < abs(rounded):  # cut off: towards zero only; rounded: half a place either way
+        allowed = Fraction(1, 2)
+    return abs(value - rounded) * 10**decimals <= allowed
+
+
+def _within_tolerance(gold: str, gold_node: Node, answer_node: Node, terms: Terms) -> bool:
+    relative = terms.relative if re.search(r"\.|\de", gold) else Fraction(0)
+    if not relative and not terms.absolute:
+        return False
+    target = exact(gold_node)
+    if target is None:
+        return False
+    value = exact(answer_node)
+    if value is None:
+        precise = constant_value(answer_node)
+        if precise is None or not 1e-60 < abs(precise) < 1e60:
+            return False
+        value = Fraction(int(precise * 10**80), 10**80)
+    return abs(value - target) <= max(terms.absolute, relative * abs(target))
