@@ -54,6 +54,7 @@ _REWRITES = [
         (r"\\mathbb\{R\}|\\mathbb\s*R|\\R(?![a-zA-Z])|\\Reals", r"\\reals "),
         (r"\\operatorname\*?\s*\{\s*([a-zA-Z]+)\s*\}", r"\\\1 "),
         (r"\\text\s+\{", r"\\text{"),
+        (r"_\s*\{\s*\\text\{([^{}]*)\}\s*\}|_\s*\\text\{([^{}]*)\}", r"_{\1\2}"),
         (r"\\%", "%"),
         (r"\\(?:degree|degrees)(?![a-zA-Z])", r"^\\circ "),
         (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])", r"^\\circ "),
@@ -61,6 +62,7 @@ _REWRITES = [
         (r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),
         (r"\\(?:dots|ldots|cdots)(?![a-zA-Z])|\.\.\.", "…"),
         (r"(?<![a-zA-Z.])(?:np|numpy|math)\.(?=[a-z])", ""),
+        (r"(\^(?:\{[^{}]*\}|\w))\s*(_(?:\{[^{}]*\}|\w))", r"\2\1"),
         (r"\+\s*-|-\s*\+", "-"),
         (r"\s+", " "),
     )
@@ -76,6 +78,8 @@ def clean(text: str) -> str:
     if len(text) > MAX_LENGTH:
         return text
     text = text.translate(_UNICODE)
+    if "\\\\begin" in text:  # escaped twice
+        text = text.replace("\\\\", "\\")
     if "\\begin" in text:
         text = re.sub(r"\\\\(?:\[[^\]]*\])?", ROW_END, text)
     else:
@@ -97,7 +101,7 @@ def _unbox(text: str) -> str:
 
 def _strip_punctuation(text: str) -> str:
     text = text.strip()
-    while text and (text[-1] in ",;:" or (text[-1] == "." and not text.endswith("m."))):
+    while text and (text[-1] in ",;:。\\" or (text[-1] == "." and not text.endswith("m."))):
         text = text[:-1].rstrip()
     return text.lstrip(",;: ")
 

@@ -69,6 +69,7 @@ Value: TypeAlias = Scalar | Sequence | Union | Matrix | Relation
 
 _SEPARATOR = re.compile(r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[,;]")
 _SIGN = re.compile(r"\\(?:le|ge|ne)(?![a-zA-Z])|:?=|<|>")
+_ROWS_OF_RELATIONS = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered)\}(.*)\\end\{\1\}")
 _MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}(?:\^\{?(T|\\top)\}?)?")
 _THOUSANDS = re.compile(r"[-+]?[" + CURRENCY_SIGNS + r"]?\s?[-+]?\d{1,3}(?:,\s?\d{3})+(?:\.\d+)?(?![\d,])")
 _LEADING = re.compile(r"(?:[a-zA-Z' ]{0,80}\b)?(?:is|are|equals|about|approximately|roughly|around)\s+(?=[^a-zA-Z\s])")
@@ -87,6 +88,11 @@ def readings(text: str) -> tuple[Value, ...]:
     cleaned = clean(text)
     if len(cleaned) > MAX_LENGTH:
         return (Scalar(cleaned, cleaned, is_text=True),)
+    before, sign, after = cleaned.rpartition("\\approx")
+    if before.strip() and after.strip():  # 5\sqrt{2} \approx 7.07: either; x \approx 5: as x = 5
+        if is_name(before.strip()):
+            return (_read(f"{before} = {after}", 0),)
+        return (_read(before, 0), _read(after, 0))
     if _THOUSANDS.match(cleaned):
         joined = _THOUSANDS.sub(lambda match: re.sub(r",\s?", "", match[0]), cleaned)
         if "," not in joined:
@@ -153,6 +159,10 @@ def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
 
 
 def _read_matrix(text: str, depth: int) -> Value | None:
+    relations = _ROWS_OF_RELATIONS.fullmatch(text)
+    if relations:
+        text = relations[2].replace("&", "").strip(f"{ROW_END} ,")
+        return _read(re.sub(rf"[,;]?\s*{ROW_END}", ",", text), depth + 1)
     match = _MATRIX.fullmatch(text)
     if match is None or match[1] in ("vmatrix", "Vmatrix") or "\\begin" in match[2]:
         return None

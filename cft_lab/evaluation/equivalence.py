@@ -386,7 +386,9 @@ def _without_letter_unit(gold: str, answer: str) -> str:
     return match[1] if match and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", gold) else answer
 
 
-_DECIMAL = re.compile(r"[-+]?(?P<whole>\d*)\.(?P<decimals>\d+)")
+_DECIMAL = re.compile(
+    r"[-+]?(?P<whole>\d*)\.(?P<decimals>\d+)(?:(?:e|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?)\s*(?P<power>[-+]?\d{1,4})\s*\}?)?", re.IGNORECASE
+)
 _GOLD_DIGITS, _ANSWER_DIGITS = 4, 6  # significant digits that make a decimal a rounded value: docs/grading.md, "rounding"
 
 
@@ -402,11 +404,11 @@ def _rounds(gold: str, answer: str, gold_node: Node, answer_node: Node) -> bool:
 
 
 def _precision(text: str) -> tuple[int, int]:
-    """(significant digits, decimals) of a plain decimal; (0, 0) for anything else."""
+    """(significant digits, decimals) of a decimal, which may have a power of ten; (0, 0) for anything else."""
     match = _DECIMAL.fullmatch(text.strip())
     if match is None:
         return 0, 0
-    return len((match["whole"] + match["decimals"]).lstrip("0")), len(match["decimals"])
+    return len((match["whole"] + match["decimals"]).lstrip("0")), len(match["decimals"]) - int(match["power"] or 0)
 
 
 def _error_in_last_place(long: Node, short: Node, decimals: int, allowed: Fraction) -> bool:
@@ -415,13 +417,12 @@ def _error_in_last_place(long: Node, short: Node, decimals: int, allowed: Fracti
         return False
     value = exact(long)
     if value is None:
-        precise = constant_value(long)
-        if precise is None or not abs(precise) < 1e15:
-            return False
-        value = Fraction(int(precise * 10**30), 10**30)
+        value = constant_value(long)
+    if value is None:
+        return False
     if allowed == 1 and abs(value) < abs(rounded):  # cut off: towards zero only; rounded: half a place either way
         allowed = Fraction(1, 2)
-    return abs(value - rounded) * 10**decimals <= allowed
+    return abs(value - rounded) * Fraction(10) ** decimals <= allowed
 
 
 def _within_tolerance(gold: str, gold_node: Node, answer_node: Node, terms: Terms) -> bool:
@@ -433,8 +434,5 @@ def _within_tolerance(gold: str, gold_node: Node, answer_node: Node, terms: Term
         return False
     value = exact(answer_node)
     if value is None:
-        precise = constant_value(answer_node)
-        if precise is None or not 1e-60 < abs(precise) < 1e60:
-            return False
-        value = Fraction(int(precise * 10**80), 10**80)
-    return abs(value - target) <= max(terms.absolute, relative * abs(target))
+        value = constant_value(answer_node)
+    return value is not None and abs(value - target) <= max(terms.absolute, relative * abs(target))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from cft_lab.evaluation.answer_text import clean, closing_brace, plain_words
 from cft_lab.evaluation.answers import Sequence as Several
 from cft_lab.evaluation.answers import readings
+from cft_lab.evaluation.expressions import FUNCTIONS
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -35,10 +36,11 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Question:
-    """What a rule may know beside the text: the options' texts, the letters that can be meant, how many parts the gold has."""
+    """What a rule may know beside the text: the options' texts, the letters that can be meant, how many parts the gold has, whether it is a number."""
 
     options: tuple[str, ...] = ()
     parts: int = 1
+    numeric: bool = False
 
     @property
     def letters(self) -> str:
@@ -62,7 +64,7 @@ def extract(text: str, rules: Sequence[str], question: Question, cut_off: bool =
 
 _BOX_COMMAND = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _ONE_TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|-?[\w.]+)")
-_BETWEEN_BOXES = re.compile(r"[\s$,;.&*]*(?:\\text\{)?(?:and|or)?(?:\})?[\s$,;&*]*(?:\\[()\[\]])*\s*")
+_BETWEEN_BOXES = re.compile(r"[\s$,;&*]{0,20}(?:\\[)\]])?[\s$,;&*]{0,20}(?:\\text\{)?\s{0,5}(?:and|or)?\s{0,5}\}?[\s$,;&*]{0,20}(?:\\[(\[])?\s{0,20}")
 
 
 def extract_boxed(text: str, question: Question | None = None) -> str | None:
@@ -70,18 +72,31 @@ def extract_boxed(text: str, question: Question | None = None) -> str | None:
 
     If the gold has n parts and the last n boxes have nothing but separators between them, all of them.
     """
-    parts = question.parts if question else 1
+    boxes = _last_boxes(text, question.parts if question else 1)
+    if boxes and question and len(boxes) == question.parts:
+        return ", ".join(boxes)
+    return boxes[-1] if boxes else None
+
+
+def extract_linked_boxes(text: str) -> str | None:
+    """The contents of the last boxes that have nothing but separators between them; for golds, which list what they mean."""
+    return ", ".join(_last_boxes(text, 20)) or None
+
+
+def _last_boxes(text: str, most: int) -> list[str]:
+    """Contents of the last box and of those before it that only separators part from it, in order, `most` at most."""
     starts = [match.start() for match in _BOX_COMMAND.finditer(text)]
-    found = [_box_at(text, start) for start in starts[-max(parts, 1) :]]
-    if not found or found[-1] is None:
-        return None
-    contents = [box for box in found if box is not None]
-    if parts > 1 and len(contents) == parts and all(
-        _BETWEEN_BOXES.fullmatch(text[first[1] : start])
-        for first, start in zip(contents, starts[-parts + 1 :], strict=False)
-    ):  # fmt: skip
-        return ", ".join(content for content, _ in contents)
-    return contents[-1][0]
+    contents: list[str] = []
+    following: int | None = None
+    for start in reversed(starts):
+        box = _box_at(text, start)
+        if box is None or following is not None and not _BETWEEN_BOXES.fullmatch(text[box[1] : following]):
+            break
+        contents.insert(0, box[0])
+        following = start
+        if len(contents) == most:
+            break
+    return contents
 
 
 def _box_at(text: str, start: int) -> tuple[str, int] | None:
@@ -100,21 +115,42 @@ def _box_at(text: str, start: int) -> tuple[str, int] | None:
 # phrases
 
 _FINAL = re.compile(r"(?:final\s+answer)(?:\s*\([^()\n]{0,40}\))?[*_\s]*(?:is|:|=)[*_\s]*:?\s*", re.IGNORECASE)
+#: the word in other languages, because models answer in the language of their thoughts
+ANSWER_WORDS = r"(?:\b(?:answer|r[ée]ponse|respuesta|resposta|risposta|antwort|ответ)\b|答案|答え|정답|الإجابة|الجواب|उत्तर)"
 _ANSWER = re.compile(
-    r"\banswer\b[*_]*(?:\s+(?:to|for|of)\b[^.\n:]{0,80}?)?(?:\s*\([^()\n]{0,40}\))?[*_]*\s*"
-    r"(?:(?:is|would be|should be|must be|are)\b|:|=)[*_\s]*(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*",
+    ANSWER_WORDS + r"[*_]*(?:\s+(?:to|for|of)\b[^.\n:]{0,80}?)?(?:\s*\([^()\n]{0,40}\))?[*_]*\s*"
+    r"(?:(?:is|would be|should be|must be|are|est|es|é|è|ist)\b|是|为|は|है|:|：|=)[*_\s]*(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"\n|(?<=[^\s\d])\.(?=\s|$)|(?<=\d)\.(?=\s|$)|[?!](?=\s+[A-Z])|(?:,|\s)\s*(?:because|since|which|so that|where|as it)\b")
+_SENTENCE_END = re.compile(r"\n|[。！]|(?<=[^\s\d])\.(?=\s|$)|(?<=\d)\.(?=\s|$)|[?!](?=\s+[A-Z])|(?:,|\s)\s*(?:because|since|which|so that|where|as it)\b")
 _MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
 
-def _after(pattern: re.Pattern[str], text: str) -> str | None:
-    """What follows the last match of a phrase, to the end of its sentence; its formula if it holds one."""
+def _after(pattern: re.Pattern[str], text: str, question: Question) -> str | None:
+    """What follows the last match of a phrase, to the end of its sentence; its formula if it holds one, its first number if the
+    gold is a number and the rest is prose."""
     place = None
     for match in pattern.finditer(text):
         place = match.end()
-    return None if place is None else _statement(text[place : place + 2000])
+    if place is None:
+        return None
+    found = _statement(text[place : place + 2000])
+    if found and question.numeric and is_prose(found):
+        number = _NUMBER.search(found)
+        return number[0].strip() if number else found
+    return found
+
+
+_WORDS = re.compile(r"[^\W\d_]+(?:[^\w\n=+*/^]+[^\W\d_]+){2,}")
+_OTHER_SCRIPTS = re.compile(r"[\u0590-\u06ff\u0900-\u0dff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
+
+
+def is_prose(text: str) -> bool:
+    """Whether there are sentences around an answer: three words in a row, or a script that mathematics does not use."""
+    text = re.sub(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[a-zA-Z]+", " ", text)
+    runs = _WORDS.findall(text)
+    longest = (word for run in runs for word in re.findall(r"[^\W\d_]{4,}", run))
+    return _OTHER_SCRIPTS.search(text) is not None or any(word.lower() not in FUNCTIONS for word in longest)
 
 
 def _statement(rest: str) -> str | None:
@@ -156,11 +192,11 @@ def _content(match: re.Match[str]) -> str:
 
 
 def _final_answer(text: str, question: Question) -> str | None:
-    return _after(_FINAL, text)
+    return _after(_FINAL, text, question)
 
 
 def _answer(text: str, question: Question) -> str | None:
-    return _after(_ANSWER, text)
+    return _after(_ANSWER, text, question)
 
 
 def _hashes(text: str, question: Question) -> str | None:
@@ -183,7 +219,7 @@ _STANDALONE = re.compile(r"(?<![a-zA-Z\\'’])([A-J])(?![a-zA-Z'’])")
 def choice_letter(answer: str, letters: str = LETTERS) -> str | None:
     """The letter that a found answer begins with or consists of: B, (b), "B. 12 cm", \\text{(B)}; None if it is something else."""
     text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|rm)\s*|[{}$*_\"'`]|\\[()\[\]]", "", answer).strip()
-    match = re.match(r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*(?:is)?\s*)?[(\[]?\s*([A-Ja-j])\s*(?:[)\].:]|$|,)", text, re.IGNORECASE)
+    match = re.match(r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*(?:is)?\s*)?[(\[]?\s*([A-Ja-j])\s*(?:[)\].:,。，、：;]|$|(?=[^\x00-\u02ff]))", text, re.IGNORECASE)
     if match is None:
         match = re.match(r"([A-J])\s+(?=[-A-Z0-9(\\])", text)
     letter = match[1].upper() if match else None
@@ -220,7 +256,7 @@ def _option_text(text: str, question: Question) -> str | None:
 
 # last resorts
 
-_NUMBER = re.compile(r"(?<![\w.])-?\s?[$€£]?\s?-?\d{1,50}(?:,\d{3}){0,20}(?:\.\d{1,50})?(?:\s*/\s*\d{1,50}|e[-+]?\d{1,4})?\s?%?|(?<![\w\d])-?\\frac\{-?\d{1,50}\}\{\d{1,50}\}")
+_NUMBER = re.compile(r"(?<![a-zA-Z0-9_.])-?\s?[$€£]?\s?-?\d{1,50}(?:,\d{3}){0,20}(?:\.\d{1,50})?(?:\s*/\s*\d{1,50}|e[-+]?\d{1,4})?\s?%?|-?\\frac\{-?\d{1,50}\}\{\d{1,50}\}")
 
 
 def _last_number(text: str, question: Question) -> str | None:

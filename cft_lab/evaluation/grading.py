@@ -16,8 +16,8 @@ from typing import Any
 
 from cft_lab.evaluation.answer_text import clean, plain_words
 from cft_lab.evaluation.equivalence import Terms, compare
-from cft_lab.evaluation.expressions import read_expression
-from cft_lab.evaluation.extraction import LETTERS, Extraction, Question, choice_letter, count_parts, extract, extract_boxed
+from cft_lab.evaluation.expressions import read_expression, variables
+from cft_lab.evaluation.extraction import ANSWER_WORDS, LETTERS, Extraction, Question, choice_letter, count_parts, extract, extract_boxed, extract_linked_boxes, is_prose
 from cft_lab.evaluation.paper_grader import paper_compare
 from cft_lab.evaluation.profiles import LAB, Profile
 from cft_lab.evaluation.workers import Limits, WorkerPool
@@ -120,7 +120,7 @@ def _judge(submission: Submission, profile: Profile) -> Grade | _Answer:
         return Grade(problem_id, Outcome.ERROR, paper=Outcome.ERROR, reason="there is no response: the engine reported an error")
     gold = gold_answer(submission.gold)
     letter = _gold_letter(gold, submission, profile)
-    question = Question(submission.options, 1 if letter or profile is LAB else count_parts(gold))
+    question = Question(submission.options, 1 if letter or profile is LAB else count_parts(gold), _is_number(gold))
     found = _find(submission, gold, letter, question, profile)
     if found is None:
         missing = Outcome.TRUNCATED if finish == "length" else Outcome.UNPARSED
@@ -138,14 +138,23 @@ def gold_answer(gold: str) -> str:
     """The answer in a gold: a whole reference solution ends in a box or in #### n."""
     if "####" in gold:
         return gold.rpartition("####")[2].strip()
-    return extract_boxed(gold) or gold
+    return extract_linked_boxes(gold) or gold
+
+
+def _is_number(gold: str) -> bool:
+    cleaned = clean(gold)
+    node = read_expression(cleaned)
+    if node is not None:
+        return not variables(node)
+    return re.fullmatch(r"[^a-zA-Z]*\d[\d,.]*\D{0,20}", cleaned) is not None
 
 
 # choices
 
-_LETTER_GOLD = re.compile(r"\(?([A-Ja-j])\)?\.?|\(([A-J])\)\s*\S.*|([A-J])[.)]\s+\S.*", re.DOTALL)
-_DISCUSSES_OPTIONS = re.compile(
-    r"\b(?:options?|choices?|alternatives?)\b|\(\s*[A-J]\s*\)|(?:^|\n)\s*[A-J][).:]|\b[Aa]nswer\b[^.\n]{0,40}\b[A-J]\b|\*\*[A-J]\b", re.IGNORECASE
+_LETTER_GOLD = re.compile(r"\(?([A-Ja-j])\)?\.?|\(([A-J])\)\s*\S.*|([A-J])(?:[.):]|(?=\s+[A-Z]))\s+\S.*", re.DOTALL)
+#: a letter by itself, or options spoken of; in a text without either a gold like E is a quantity
+_NAMES_A_LETTER = re.compile(
+    r"\b(?:options?|choices?|alternatives?)\b|\(\s*[A-Ja-j]\s*\)|(?<![\w\\$^{(])[A-J](?![\w'’^_=(]|\s*[=<>+/^-])|^\W*[a-j]\W*$"
 )
 
 
@@ -154,11 +163,9 @@ def _gold_letter(gold: str, submission: Submission, profile: Profile) -> str | N
     match = _LETTER_GOLD.fullmatch(re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", clean(gold)).strip())
     if match is None or (profile.choice_rules is None and not submission.options):
         return None
-    letter = str(next(filter(None, match.groups()))).upper()
-    named = match[2] is not None or match[3] is not None  # "(B) 12 cm"
-    wanted = profile.always_choice or bool(submission.options) or named or bool(_DISCUSSES_OPTIONS.search(submission.text))
-    bracketed = "(" in gold
-    return letter if wanted or bracketed else None
+    letter = str(next(filter(None, match.groups())))
+    surely = profile.always_choice or bool(submission.options) or "(" in gold or match[1] is None
+    return letter.upper() if surely or letter.isupper() and _NAMES_A_LETTER.search(submission.text) else None
 
 
 def _right_choice(letter: str, answer: str, options: Sequence[str], gold: str) -> bool | None:
@@ -193,7 +200,7 @@ def _find(submission: Submission, gold: str, letter: str | None, question: Quest
     if not text.strip():
         return None
     found = None
-    if _is_sentence(text, gold) or letter and choice_letter(text, question.letters) is None:
+    if choice_letter(text, question.letters) is None if letter else _is_sentence(text, gold):
         found = _fitting(extract(text, rules, question), text, letter, rules, question)
     return found or Extraction(text.strip(), "given")
 
@@ -201,11 +208,7 @@ def _find(submission: Submission, gold: str, letter: str | None, question: Quest
 def _rules(gold: str, letter: str | None, submission: Submission, profile: Profile) -> Sequence[str]:
     if letter:
         return profile.choice_rules or profile.rules
-    node = read_expression(clean(gold)) if profile.number_fallback else None
-    number = node is not None or bool(re.fullmatch(r"[^a-zA-Z]*\d[\d,.]*\D{0,20}", clean(gold)))
-    if profile.number_fallback and number and not re.search(r"(?<!\\)\b[a-zA-Z]", clean(gold)):
-        return (*profile.rules, "last-number")
-    return profile.rules
+    return (*profile.rules, "last-number") if profile.number_fallback and _is_number(gold) else profile.rules
 
 
 def _fitting(
@@ -221,9 +224,9 @@ def _fitting(
     return extract(text, others, question) or found
 
 
-_PROSE = re.compile(r"[A-Za-z]{2,}[^A-Za-z\n]+[a-z]{2,}[^A-Za-z\n]+[a-z]{2,}|answer|####|\\boxed|\\fbox", re.IGNORECASE)
+_ANNOUNCED = re.compile(ANSWER_WORDS + r"|####|\\boxed|\\fbox", re.IGNORECASE)
 
 
 def _is_sentence(text: str, gold: str) -> bool:
     """Whether a given answer is prose around an answer, although the gold is none."""
-    return bool(_PROSE.search(re.sub(r"\\[a-zA-Z]+", " ", text) if "boxed" not in text and "fbox" not in text else text)) and not _PROSE.search(gold)
+    return bool(_ANNOUNCED.search(text) or is_prose(text)) and not is_prose(gold)

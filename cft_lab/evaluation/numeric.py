@@ -5,6 +5,7 @@ from __future__ import annotations
 import cmath
 import hashlib
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from cft_lab.evaluation.expressions import Node, canonical_tree, exact, has, variables
@@ -56,15 +57,18 @@ def proportional(first: Node, second: Node) -> bool | None:
     return abs(ratios[0]) > 1e-30 and all(abs(ratio - ratios[0]) <= 1e-35 * abs(ratios[0]) for ratio in ratios)
 
 
-def constant_value(node: Node) -> Any:
-    """The value of an expression without unknowns as an mpmath number at 80 digits, or None if it is not a finite real."""
+def constant_value(node: Node) -> Fraction | None:
+    """The value of an expression without unknowns to 60 significant digits; None if it is not real, or not within 1e-60 to 1e60."""
     if variables(node) or has(node, "const", "infty"):
         return None
     try:
         value = evaluate(node, {}, precise=True)
     except (_Undefined, ArithmeticError):
         return None
-    return value.real if abs(value.imag) <= 1e-40 * (1 + abs(value.real)) else None
+    if abs(value.imag) > 1e-40 * (1 + abs(value.real)) or not (value.real == 0 or 1e-60 < abs(value.real) < 1e60):
+        return None
+    sign, mantissa, exponent, _ = value.real._mpf_
+    return Fraction(-int(mantissa) if sign else int(mantissa)) * Fraction(2) ** exponent
 
 
 #: size and sign of the unknowns at each point: some functions are defined only for large, or only for negative, values

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence as Many
-from typing import Any
 
 from cft_lab.evaluation.answer_text import canonical, clean
 from cft_lab.evaluation.answers import Scalar, Sequence, Value, readings
@@ -54,7 +53,7 @@ def _round_alike(gold: Value, answer: Value) -> bool:
 def _rounded(value: Scalar) -> Many[float]:
     """The number rounded to one decimal; for a percentage also its hundredth. Empty if it is no finite number."""
     node = read_expression(value.body)
-    number: Any = None if node is None or value.is_text or value.base else constant_value(node)
-    if number is None or not abs(number) < 1e15:
+    number = None if node is None or value.is_text or value.base else constant_value(node)
+    if number is None or abs(number) > 1e15:
         return ()
     return tuple(round(float(form), 1) for form in ((number, number / 100) if value.percent else (number,)))
