@@ -134,8 +134,9 @@ _SYNONYMS = {"yes": "true", "no": "false", "correct": "true", "incorrect": "fals
 
 
 def plain_words(cleaned: str) -> str:
-    """A text answer's letters and digits in lower case, without articles; yes is true and no is false."""
+    """A text answer's words and numbers in lower case, without articles; yes is true and no is false."""
     text = re.sub(r"\\[a-zA-Z]+", " ", _WORD_SEPARATORS.sub(r" \1 ", cleaned)).lower()
     text = re.sub(r"(?<=[ap])\.\s?(?=m\b)", "", text)  # a.m. is am
-    words = [word for word in re.findall(r"\w+", text) if word not in ("a", "an", "the")] or re.findall(r"\w+", text)
+    found = re.findall(r"-?\d+(?:\.\d+)?|\w+", text)
+    words = [word for word in found if word not in ("a", "an", "the")] or found
     return "".join(_SYNONYMS.get(word, word) for word in words)

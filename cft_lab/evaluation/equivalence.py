@@ -188,6 +188,8 @@ class _Comparison:
                 self.decide(g, a) if read_expression(g) is None or read_expression(a) is None else self.values(read_part(g), read_part(a))
                 for g, a in zip(gold.sides, answer.sides, strict=True)
             )
+        if all(self.values(read_part(g), read_part(a)) for g, a in zip(gold.sides, answer.sides, strict=True)):
+            return True
         if not variables(sides[0]) or not variables(sides[1]):
             return False
         return proportional(sides[0], sides[1])

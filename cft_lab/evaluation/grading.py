@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from cft_lab.evaluation.answer_text import clean, plain_words
+from cft_lab.evaluation.answer_text import canonical, clean, plain_words
 from cft_lab.evaluation.equivalence import Terms, compare
 from cft_lab.evaluation.expressions import read_expression, variables
 from cft_lab.evaluation.extraction import ANSWER_WORDS, LETTERS, Extraction, Question, choice_letter, count_parts, extract, extract_boxed, extract_linked_boxes, is_prose
@@ -135,10 +135,14 @@ def _judge(submission: Submission, profile: Profile) -> Grade | _Answer:
 
 
 def gold_answer(gold: str) -> str:
-    """The answer in a gold: a whole reference solution ends in a box or in #### n."""
+    """The answer in a gold, which may be a whole reference solution that ends in a box, in #### n or in "the answer is"."""
     if "####" in gold:
         return gold.rpartition("####")[2].strip()
-    return extract_linked_boxes(gold) or gold
+    boxes = extract_linked_boxes(gold)
+    if boxes or not is_prose(gold):
+        return boxes or gold
+    said = extract(gold, ("final-answer", "answer"), Question())
+    return said.answer if said else gold
 
 
 def _is_number(gold: str) -> bool:
@@ -170,18 +174,31 @@ def _gold_letter(gold: str, submission: Submission, profile: Profile) -> str | N
 
 def _right_choice(letter: str, answer: str, options: Sequence[str], gold: str) -> bool | None:
     """Whether the answer picks the gold's option, by letter or by its text; None if it has to be compared as a value."""
-    letters = LETTERS[: len(options)] if options else LETTERS
-    picked = choice_letter(answer, letters)
-    if picked:
+    picked = picked_option(answer, options)
+    if picked or options:
         return picked == letter
-    texts = {own: option for own, option in zip(LETTERS, options, strict=False)}
-    if letter in texts:
-        fits = [own for own, option in texts.items() if _same_words(option, answer) or compare(option, answer)]
-        return fits == [letter]
-    rest = re.sub(r"^\s*\(?[A-J][).]\s*", "", gold)
-    if rest != gold and (_same_words(rest, answer) or compare(rest, answer)):
-        return True
-    return None if rest != gold else False
+    rest = re.sub(r"^\s*\(?[A-J][).:]?\s+", "", gold)
+    if rest == gold:
+        return False
+    return True if _same_words(rest, answer) else None
+
+
+def picked_option(answer: str, options: Sequence[str]) -> str | None:
+    """The letter of the option that an answer names: alone, by the option's exact text, at its beginning, or by an equal value.
+
+    None if it names none, or several ("2" where both 2 and 2.0 are offered).
+    """
+    letters = LETTERS[: len(options)] if options else LETTERS
+    letter = choice_letter(answer, letters)
+    if letter and len(re.sub(r"\\[a-zA-Z]+|\W", "", answer)) == 1:
+        return letter
+    named = dict(zip(LETTERS, options, strict=False))
+    own = canonical(clean(answer))
+    exact = [name for name, option in named.items() if canonical(clean(option)) == own]
+    if exact or letter:
+        return exact[0] if len(exact) == 1 else letter
+    equal = [name for name, option in named.items() if _same_words(option, answer) or compare(option, answer)]
+    return equal[0] if len(equal) == 1 else None
 
 
 def _same_words(option: str, answer: str) -> bool:
@@ -200,7 +217,7 @@ def _find(submission: Submission, gold: str, letter: str | None, question: Quest
     if not text.strip():
         return None
     found = None
-    if choice_letter(text, question.letters) is None if letter else _is_sentence(text, gold):
+    if picked_option(text, submission.options) is None if letter else _is_sentence(text, gold):
         found = _fitting(extract(text, rules, question), text, letter, rules, question)
     return found or Extraction(text.strip(), "given")
 

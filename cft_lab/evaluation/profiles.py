@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from cft_lab.evaluation.equivalence import STRICT, Terms
 
-_PHRASES = ("boxed", "final-answer", "answer", "hashes")
+_PHRASES = ("boxed", "hashes", "final-answer", "answer")
 _CHOICE = ("boxed", "final-answer", "answer", "choice-phrase", "last-choice", "option-text")
 
 

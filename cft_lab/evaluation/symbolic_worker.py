@@ -50,9 +50,9 @@ def _verdict(task: dict[str, Any]) -> dict[str, Any]:
         strict = task["strict"]
         if strict is None:
             strict = compare(task["gold"], task["answer"], terms, symbolic_equal)
-        paper = strict or task["paper"]
-        if paper is None or paper is False and task["paper"] is None:
-            paper = paper_compare(task["gold"], task["answer"], terms, symbolic_equal)
+        paper = True if strict else task["paper"]
+        if paper is None:
+            paper = _paper(task, terms)
     except UnreadableGold as error:
         return {"reason": str(error)}
     except MemoryError:
@@ -62,6 +62,13 @@ def _verdict(task: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # sympy fails in many ways on text that it half understands; the item is an error, not wrong
         return {"reason": f"the comparison failed: {type(error).__name__}: {str(error)[:200]}"}
     return {"strict": strict, "paper": paper}
+
+
+def _paper(task: dict[str, Any], terms: Terms) -> bool:
+    try:
+        return bool(paper_compare(task["gold"], task["answer"], terms, symbolic_equal))
+    except UnreadableGold:
+        return False  # what the paper's cut at "=" leaves of a sound gold may be nothing readable
 
 
 def _resident_bytes() -> int:
