@@ -395,13 +395,13 @@ _GOLD_DIGITS, _ANSWER_DIGITS = 4, 6  # significant digits that make a decimal a 
 
 
 def _rounds(gold: str, answer: str, gold_node: Node, answer_node: Node) -> bool:
-    """Whether one side is a decimal with enough digits that the other rounds to (an answer may also be cut off)."""
+    """Whether one side is a decimal with enough digits that is the other, rounded or cut off."""
     digits, decimals = _precision(answer)
     gold_digits, gold_decimals = _precision(gold)
     if gold_digits >= _GOLD_DIGITS and (digits == 0 or decimals > gold_decimals):
-        return _error_in_last_place(answer_node, gold_node, gold_decimals, Fraction(1, 2))
+        return _error_in_last_place(answer_node, gold_node, gold_decimals)
     if digits >= _ANSWER_DIGITS and (gold_digits == 0 or gold_decimals > decimals):
-        return _error_in_last_place(gold_node, answer_node, decimals, Fraction(1))
+        return _error_in_last_place(gold_node, answer_node, decimals)
     return False
 
 
@@ -413,7 +413,8 @@ def _precision(text: str) -> tuple[int, int]:
     return len((match["whole"] + match["decimals"]).lstrip("0")), len(match["decimals"]) - int(match["power"] or 0)
 
 
-def _error_in_last_place(long: Node, short: Node, decimals: int, allowed: Fraction) -> bool:
+def _error_in_last_place(long: Node, short: Node, decimals: int) -> bool:
+    """Whether `short` is `long` rounded to so many decimals, or cut off there."""
     rounded = exact(short)
     if rounded is None:
         return False
@@ -422,9 +423,8 @@ def _error_in_last_place(long: Node, short: Node, decimals: int, allowed: Fracti
         value = constant_value(long)
     if value is None:
         return False
-    if allowed == 1 and abs(value) < abs(rounded):  # cut off: towards zero only; rounded: half a place either way
-        allowed = Fraction(1, 2)
-    return abs(value - rounded) * Fraction(10) ** decimals <= allowed
+    cut = abs(value) > abs(rounded)  # cutting goes towards zero, rounding either way by half a place
+    return abs(value - rounded) * Fraction(10) ** decimals <= (1 if cut else Fraction(1, 2))
 
 
 def _within_tolerance(gold: str, gold_node: Node, answer_node: Node, terms: Terms) -> bool:
