@@ -1,4 +1,4 @@
-"""`python -m cft_lab <command>`: looks at what was made."""
+"""`python -m cft_lab <command>`: looks at what was made, and grades answers from anywhere."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from cft_lab import grade_command
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.store import MANIFEST, Store, read_json, read_records
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cft_lab", description="cft_lab: what is in the store")
+    parser = argparse.ArgumentParser(prog="python -m cft_lab", description="cft_lab: what is in the store; grading")
     commands = parser.add_subparsers(dest="command", required=True)
     stages = commands.add_parser("stages", help="lists the finished stages: name, key, when, size, from which config")
     stages.add_argument("--json", action="store_true", help="whole manifests, one JSON object a line")
@@ -23,7 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     errors = commands.add_parser("lab-errors", help="for each lab result and benchmark: where its wrong solutions go wrong")
     for command in (stages, errors):
         command.add_argument("--store", type=Path, default=PROJECT_ROOT / "outputs", help="folder of the store (default: outputs)")
+    grade_command.add_parser(commands)
     options = parser.parse_args(arguments)
+    if options.command == "grade":
+        return grade_command.run(options)
     if not options.store.is_dir():
         print(f"--store {options.store} is not a folder: name the output_root of your runs", file=sys.stderr)
         return 2

@@ -21,7 +21,7 @@ FLOORS = [
     {"engines"},
     {"data", "training", "evaluation"},
     {"stages", "preflight"},
-    {"pipeline", "tables"},
+    {"pipeline", "tables", "grade_command"},
     {"cli", "__main__"},
 ]
 HEAVY = ("torch", "transformers", "wandb", "datasets", "accelerate", "vllm", "openai")

@@ -73,6 +73,7 @@ _ROWS_OF_RELATIONS = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered)\}(.
 _MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}(?:\^\{?(T|\\top)\}?)?")
 _THOUSANDS = re.compile(r"[-+]?[" + CURRENCY_SIGNS + r"]?\s?[-+]?\d{1,3}(?:,\s?\d{3})+(?:\.\d+)?(?![\d,])")
 _LEADING = re.compile(r"(?:[a-zA-Z' ]{0,80}\b)?(?:is|are|equals|about|approximately|roughly|around)\s+(?=[^a-zA-Z\s])")
+_LEADING_WORDS = re.compile(r"(?:[a-zA-Z]{2,20}\s+){1,6}(?=[\d(\[\\¤-])(?!\\text)")  # "the point (1, 2)", "exactly 5"
 _LARGE_WORDS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _NAME = re.compile(
     r"(?:\\(?:angle|triangle|text|overline|vec|dot|ddot|mathbb)\s*)*(?:\\?[a-zA-Z][a-zA-Z ]*|\{[a-zA-Z ]+\})"
@@ -128,7 +129,11 @@ def _read(text: str, depth: int) -> Value:
 def _drop_leading(text: str) -> str:
     text = re.sub(r"^(?:\\approx(?![a-zA-Z])|\\text\{[^{}]*(?:approx|about)[^{}]*\}|[:=])\s*", "", text)
     match = _LEADING.match(text)
-    return text[match.end() :] if match and re.search(r"\d|\\", text[match.end() :]) else text
+    text = text[match.end() :] if match and re.search(r"\d|\\", text[match.end() :]) else text
+    words = _LEADING_WORDS.match(text)
+    if words and not any(word.lower() in FUNCTIONS for word in words[0].split()) and re.search(r"[a-z]{3}", words[0]):
+        return text[words.end() :]
+    return text
 
 
 def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
@@ -185,13 +190,19 @@ def _read_list(text: str, depth: int) -> Value | None:
         return Sequence("(", ")", tuple(_read(part, depth + 1) for part in text[1:-1].split(",")))
     pieces = [piece.strip() for piece in split_top(text, _SEPARATOR)[::2]]
     pieces = [piece for piece in pieces if piece]
-    if "\\pm" in text or "\\mp" in text:
+    if ("\\pm" in text or "\\mp" in text) and not any(_lists(piece) for piece in pieces):
         pieces = [variant for piece in pieces for variant in _plus_minus(piece)]
     if not 2 <= len(pieces) <= _MAX_ITEMS:
         return None
     if all(re.fullmatch(r"[a-zA-Z' ]*[a-z]{3,}[a-zA-Z' ]*", piece) for piece in pieces) and "," not in text:
         return None  # prose with an "and" in it
     return Sequence("", "", tuple(_read(piece, depth + 1) for piece in pieces))
+
+
+def _lists(piece: str) -> bool:
+    """Whether a text is one bracketed group of several parts, which expands its own signs."""
+    inside = re.sub(r"^(?:\\\{|[(\[])|(?:\\\}|[)\]])$", "", piece)
+    return inside != piece and _group_end(piece) == len(piece) and len(split_top(inside, re.compile(r"[,;]"))) > 1
 
 
 def _plus_minus(piece: str) -> list[str]:
@@ -218,7 +229,12 @@ def is_name(text: str) -> bool:
     """Whether the left side of an equation names its right side: x, a_n, f(x), AB, \\frac{dy}{dx}, y'."""
     if re.fullmatch(r"\\frac\{d\^?\d?[^{}]{0,20}\}\{d[^{}]{0,20}\}", text):
         return True
-    return len(text) <= 60 and text not in ("e", "i") and _NAME.fullmatch(text) is not None
+    if len(text) > 60 or text in ("e", "i"):
+        return False
+    if re.fullmatch(r"[a-zA-Z]\([^()]*\)", text):  # f(2), P(X = 1)
+        return True
+    names = text[1:-1].split(",") if text.startswith("(") and text.endswith(")") and "," in text else [text]  # (x, y) = (1, 2)
+    return all(_NAME.fullmatch(name.strip()) is not None for name in names)
 
 
 def _read_brackets(text: str, depth: int) -> Value | None:
@@ -254,6 +270,8 @@ def _read_group(opening: str, closing: str, plain_braces: bool, inside: str, dep
             rows = tuple(item.items for item in items if isinstance(item, Sequence))
             return Matrix(rows) if len({len(row) for row in rows}) == 1 else None
         return Sequence(opening, closing, items)
+    if len(items) == 1 and isinstance(items[0], Matrix):
+        return items[0]
     if opening == "{" and not plain_braces or opening == "[":
         return Sequence(opening, closing, items)
     return items[0] if opening in "({" and closing in ")}" else None
@@ -278,8 +296,18 @@ def _scalar(text: str) -> Scalar:
             return Scalar(f"({first})/({others[0]})", whole)
     if _TIME.match(text):
         return Scalar(text, whole, is_text=True)
-    body, unit, percent = _split_unit(text)
+    body, unit, percent = _split_unit(_REPEATING.sub(_repeating_as_fraction, text))
     return Scalar(_join_spaced_thousands(body), whole, unit, percent, is_text=_is_text(body))
+
+
+_REPEATING = re.compile(r"(\d{0,30})\.(\d{0,30})\\(?:overline|bar|dot)\s*\{(\d{1,30})\}")
+
+
+def _repeating_as_fraction(match: re.Match[str]) -> str:
+    """0.1\\overline{6} is 15/90."""
+    whole, fixed, repeating = match.groups()
+    top = int(whole + fixed + repeating) - int((whole + fixed) or 0)
+    return f"(\\frac{{{top}}}{{{(10 ** len(repeating) - 1) * 10 ** len(fixed)}}})"
 
 
 def _join_spaced_thousands(body: str) -> str:
@@ -324,7 +352,9 @@ def _trailing_words(body: str) -> tuple[str, str, str]:
         match = _WORDS_END.search(body)
         if match is not None:
             first = re.split(r"[ ./-]", match[1])[0]
-            if not (is_unit_word(first) or (len(first) > 2 and first.lower() not in FUNCTIONS and first.lower() not in ("pi", "inf"))):
+            if not (
+                is_unit_word(first) or (len(first) > 2 and first.lower() not in FUNCTIONS and first.lower() not in ("pi", "inf"))
+            ):
                 return body, "", ""
     if match is None:
         return body, "", ""

@@ -15,7 +15,8 @@ from fractions import Fraction
 from cft_lab.evaluation.answer_text import canonical, clean, plain_words
 from cft_lab.evaluation.answers import Matrix, Relation, Scalar, Sequence, Union, Value, as_text, is_name, read_part, readings
 from cft_lab.evaluation.expressions import Node, exact, read_expression, variables
-from cft_lab.evaluation.numeric import constant_value, proportional, same_function
+from cft_lab.evaluation.numeric import constant_ratio, constant_value, same_function
+from cft_lab.evaluation.units import known_unit
 
 #: decides what this module cannot read: (gold text, answer text) -> equal, not equal, or None for "cannot be told here"
 Decide = Callable[[str, str], bool | None]
@@ -114,7 +115,9 @@ class _Comparison:
     def ordered(self, gold: Many[Value], answer: Many[Value]) -> bool | None:
         if len(gold) != len(answer):
             return False
-        return all_of(self.values(g, _value_side(a) if not isinstance(g, Relation) else a) for g, a in zip(gold, answer, strict=True))
+        return all_of(
+            self.values(g, _value_side(a) if not isinstance(g, Relation) else a) for g, a in zip(gold, answer, strict=True)
+        )
 
     def unordered(self, gold: Many[Value], answer: Many[Value]) -> bool | None:
         """Whether the parts can be paired off: surely (all pairs equal), surely not, or None if it hangs on open pairs."""
@@ -126,15 +129,17 @@ class _Comparison:
         return None if _pairs_off([[verdict is not False for verdict in row] for row in table]) else False
 
     def sequence_and_scalar(self, gold: Value, answer: Value) -> bool | None:
-        """One part against several: equal only if the several are one (a set of one element)."""
+        """One part against several: equal only if the several are one value."""
         several, one = (gold, answer) if isinstance(gold, Sequence) else (answer, gold)
         if isinstance(several, Sequence) and isinstance(one, Scalar):
-            if len(several.items) == 1:
-                return self.values(gold.items[0], answer) if several is gold else self.values(gold, several.items[0])
+            if len(several.items) == 1 or several.opening == "":  # a set of one; "3/4 or 0.75"
+                return all_of(self.values(item, answer) if several is gold else self.values(gold, item) for item in several.items)
+            if _is_reals(one):
+                return _all_real(several)
             if one.is_text:
                 return plain_words(one.text) == "".join(as_text(item) for item in several.items)
             if read_expression(one.body) is not None or not re.search(r"\\(?!text)[a-zA-Z]", one.body):
-                return _all_real(one, several)
+                return False
         return self.decide(*(_text_of(value) for value in (gold, answer)))
 
     # unions and intervals
@@ -150,6 +155,8 @@ class _Comparison:
             if (len(gold.rows), len(gold.rows[0])) != (len(answer.rows), len(answer.rows[0])):
                 return False
             return self.ordered([cell for row in gold.rows for cell in row], [cell for row in answer.rows for cell in row])
+        if any(isinstance(value, Scalar) and "\\begin" in value.body for value in (gold, answer)):
+            return self.decide(_text_of(gold), _text_of(answer))  # sums and products of matrices
         cells = [_components(value) for value in (gold, answer)]
         if cells[0] is None or cells[1] is None:
             return False
@@ -167,16 +174,27 @@ class _Comparison:
         if "=" in gold.signs or "=" in answer.signs:
             return False
         intervals = _interval(gold), _interval(answer)
-        if intervals[0] is not None and intervals[1] is not None:
-            if canonical(intervals[0][0]) != canonical(intervals[1][0]):
-                return False
+        if intervals[0] is not None and intervals[1] is not None and canonical(intervals[0][0]) == canonical(intervals[1][0]):
             return self.values(intervals[0][1], intervals[1][1])
+        if len(gold.signs) == len(answer.signs) == 1:
+            return self.inequalities(gold, answer)
         return any_of(self.chains(gold, turned) for turned in (answer, _flip(answer)))
 
     def chains(self, gold: Relation, answer: Relation) -> bool | None:
         if gold.signs != answer.signs:
             return False
         return all_of(self.values(read_part(g), read_part(a)) for g, a in zip(gold.sides, answer.sides, strict=True))
+
+    def inequalities(self, gold: Relation, answer: Relation) -> bool | None:
+        """l < r as l - r < 0, which may be multiplied by a positive constant."""
+        below = [_flip(relation) if relation.signs[0] in (">", "\\ge") else relation for relation in (gold, answer)]
+        if below[0].signs != below[1].signs:
+            return False
+        sides = [_difference(relation) for relation in below]
+        if sides[0] is None or sides[1] is None:
+            return self.chains(below[0], below[1])
+        ratio = constant_ratio(sides[0], sides[1])
+        return None if ratio is None else ratio > 0 or (ratio != 0 and below[0].signs[0] == "\\ne")
 
     def equations(self, gold: Relation, answer: Relation) -> bool | None:
         """l = r as l - r = 0, which may be multiplied by a constant."""
@@ -185,14 +203,17 @@ class _Comparison:
         sides = [_difference(relation) for relation in (gold, answer)]
         if sides[0] is None or sides[1] is None:
             return all_of(
-                self.decide(g, a) if read_expression(g) is None or read_expression(a) is None else self.values(read_part(g), read_part(a))
+                self.decide(g, a)
+                if read_expression(g) is None or read_expression(a) is None
+                else self.values(read_part(g), read_part(a))
                 for g, a in zip(gold.sides, answer.sides, strict=True)
             )
         if all(self.values(read_part(g), read_part(a)) for g, a in zip(gold.sides, answer.sides, strict=True)):
             return True
         if not variables(sides[0]) or not variables(sides[1]):
             return False
-        return proportional(sides[0], sides[1])
+        ratio = constant_ratio(sides[0], sides[1])
+        return None if ratio is None else ratio != 0
 
     def relation_and_value(self, gold: Value, answer: Value) -> bool | None:
         relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
@@ -211,8 +232,9 @@ class _Comparison:
     # single values
 
     def scalars(self, gold: Scalar, answer: Scalar) -> bool | None:
-        if gold.text == answer.text:
+        if gold.text == answer.text or _is_reals(gold) and _is_reals(answer):
             return True
+        answer = _with_letter_unit(gold, answer)
         if gold.unit and answer.unit and gold.unit != answer.unit:
             return False
         if gold.base or answer.base:
@@ -234,7 +256,7 @@ class _Comparison:
         """Two bodies without units: exactly equal, equal as rounded decimals, or within the benchmark's tolerance."""
         if gold == answer:
             return True
-        nodes = read_expression(gold), read_expression(_without_letter_unit(gold, answer))
+        nodes = read_expression(gold), read_expression(answer)
         if nodes[0] is None or nodes[1] is None:
             if nodes[0] is not None and not re.search(r"\\[a-zA-Z]|[\^_=<>|]", answer):
                 return False  # a sentence, or broken text: no computer algebra can make it the gold
@@ -303,8 +325,8 @@ def _assignment(relation: Relation) -> tuple[str | None, str]:
         return first, last
     if is_name(last) and len(relation.sides) == 2:
         return last, first
-    node = read_expression(first)
-    if node is not None and not variables(node):
+    nodes = read_expression(first), read_expression(last)
+    if all(node is not None and not variables(node) for node in nodes):
         return "", last  # 2 + 3 = 5
     return None, last
 
@@ -360,9 +382,9 @@ def _is_reals(value: Value) -> bool:
     return isinstance(value, Scalar) and _REALS.fullmatch(value.body.strip().replace("\\text", "").strip("{} ")) is not None
 
 
-def _all_real(one: Scalar, several: Sequence) -> bool:
+def _all_real(several: Sequence) -> bool:
     ends = [canonical(item.body) if isinstance(item, Scalar) else "" for item in several.items]
-    return _is_reals(one) and ends[0] == "-\\infty" and ends[-1].lstrip("+") == "\\infty"
+    return ends[0] == "-\\infty" and ends[-1].lstrip("+") == "\\infty"
 
 
 def _text_of(value: Value) -> str:
@@ -379,17 +401,20 @@ def _text_of(value: Value) -> str:
     return "\\begin{pmatrix}" + "\\\\".join("&".join(_text_of(cell) for cell in row) for row in value.rows) + "\\end{pmatrix}"
 
 
-_LETTER_UNIT = re.compile(r"(.*\d)\s+(?:[mghsLNJWVKACT]|[mk]?m/s(?:\^\{?2\}?)?|[mk]m/h)")
+_LETTER_UNIT = re.compile(r"(.*\d)\s+([mghsLNJWVKACT]|[mk]?m/s(?:\^\{?2\}?)?|[mk]m/h)")
 
 
-def _without_letter_unit(gold: str, answer: str) -> str:
+def _with_letter_unit(gold: Scalar, answer: Scalar) -> Scalar:
     """5 m is 5 with a unit, if the gold has no letters that m could be."""
-    match = _LETTER_UNIT.fullmatch(answer)
-    return match[1] if match and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", gold) else answer
+    match = _LETTER_UNIT.fullmatch(answer.body)
+    if match is None or re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", gold.body):
+        return answer
+    return replace(answer, body=match[1], unit=known_unit(match[2]))
 
 
 _DECIMAL = re.compile(
-    r"[-+]?(?P<whole>\d*)\.(?P<decimals>\d+)(?:(?:e|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?)\s*(?P<power>[-+]?\d{1,4})\s*\}?)?", re.IGNORECASE
+    r"[-+]?(?P<whole>\d*)\.(?P<decimals>\d+)(?:(?:e|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?)\s*(?P<power>[-+]?\d{1,4})\s*\}?)?",
+    re.IGNORECASE,
 )
 _GOLD_DIGITS, _ANSWER_DIGITS = 4, 6  # significant digits that make a decimal a rounded value: docs/grading.md, "rounding"
 

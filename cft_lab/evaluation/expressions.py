@@ -176,7 +176,12 @@ class _Reader:
             return True
         if kind == "command":
             name = value[1:]
-            return name in FUNCTIONS or name in _GREEK or name in _ACCENTS or name in ("frac", "binom", "pi", "infty", "lfloor", "lceil")
+            return (
+                name in FUNCTIONS
+                or name in _GREEK
+                or name in _ACCENTS
+                or name in ("frac", "binom", "pi", "infty", "lfloor", "lceil")
+            )
         return value in ("(", "{", "[")
 
     def factor(self, depth: int) -> Node:

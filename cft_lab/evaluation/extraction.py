@@ -9,6 +9,7 @@ finds something decides, and its name is recorded. Linear in the length of the t
     last-choice    A is too small, so it must be **B**      B
     option-text    (options given) ... it is Paris          Paris
     bool-word      ... hence the statement is false         false
+    last-formula   ... hence it is $x + 1$.                 x + 1
     last-number    ... which makes 4 apples                 4
 """
 
@@ -64,7 +65,9 @@ def extract(text: str, rules: Sequence[str], question: Question, cut_off: bool =
 
 _BOX_COMMAND = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _ONE_TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|-?[\w.]+)")
-_BETWEEN_BOXES = re.compile(r"[\s$,;&*]{0,20}(?:\\[)\]])?[\s$,;&*]{0,20}(?:\\text\{)?\s{0,5}(?:and|or)?\s{0,5}\}?[\s$,;&*]{0,20}(?:\\[(\[])?\s{0,20}")
+_BETWEEN_BOXES = re.compile(
+    r"[\s$,;&*]{0,20}(?:\\[)\]])?[\s$,;&*]{0,20}(?:\\text\{)?\s{0,5}(?:and|or)?\s{0,5}\}?[\s$,;&*]{0,20}(?:\\[(\[])?\s{0,20}"
+)
 
 
 def extract_boxed(text: str, question: Question | None = None) -> str | None:
@@ -122,7 +125,9 @@ _ANSWER = re.compile(
     r"(?:(?:is|would be|should be|must be|are|est|es|é|è|ist)\b|是|为|は|है|:|：|=)[*_\s]*(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"\n|[。！]|(?<=[^\s\d])\.(?=\s|$)|(?<=\d)\.(?=\s|$)|[?!](?=\s+[A-Z])|(?:,|\s)\s*(?:because|since|which|so that|where|as it)\b")
+_SENTENCE_END = re.compile(
+    r"\n|[。！]|(?<=[^\s\d])\.(?=\s|$)|(?<=\d)\.(?=\s|$)|[?!](?=\s+[A-Z])|(?:,|\s)\s*(?:because|since|which|so that|where|as it)\b"
+)
 _MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
 
@@ -135,7 +140,7 @@ def _after(pattern: re.Pattern[str], text: str, question: Question) -> str | Non
     if place is None:
         return None
     found = _statement(text[place : place + 2000])
-    if found and question.numeric and is_prose(found):
+    if found and question.numeric and (is_prose(found) or re.search(r",\s+[a-zA-Z]", found)):
         number = _NUMBER.search(found)
         return number[0].strip() if number else found
     return found
@@ -162,7 +167,7 @@ def _statement(rest: str) -> str | None:
     end = None if opening else _end_of_sentence(rest)
     sentence = rest[:end].replace("**", "").strip()
     formulas = _formulas(sentence)
-    return formulas or (sentence.strip(" .*_`\"") or None)
+    return formulas or (sentence.strip(' .*_`"') or None)
 
 
 def _end_of_sentence(rest: str) -> int | None:
@@ -219,7 +224,11 @@ _STANDALONE = re.compile(r"(?<![a-zA-Z\\'’])([A-J])(?![a-zA-Z'’])")
 def choice_letter(answer: str, letters: str = LETTERS) -> str | None:
     """The letter that a found answer begins with or consists of: B, (b), "B. 12 cm", \\text{(B)}; None if it is something else."""
     text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|rm)\s*|[{}$*_\"'`]|\\[()\[\]]", "", answer).strip()
-    match = re.match(r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*(?:is)?\s*)?[(\[]?\s*([A-Ja-j])\s*(?:[)\].:,。，、：;]|$|(?=[^\x00-\u02ff]))", text, re.IGNORECASE)
+    match = re.match(
+        r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*(?:is)?\s*)?[(\[]?\s*([A-Ja-j])\s*(?:[)\].:,。，、：;]|$|(?=[^\x00-\u02ff]))",
+        text,
+        re.IGNORECASE,
+    )
     if match is None:
         match = re.match(r"([A-J])\s+(?=[-A-Z0-9(\\])", text)
     letter = match[1].upper() if match else None
@@ -256,12 +265,19 @@ def _option_text(text: str, question: Question) -> str | None:
 
 # last resorts
 
-_NUMBER = re.compile(r"(?<![a-zA-Z0-9_.])-?\s?[$€£]?\s?-?\d{1,50}(?:,\d{3}){0,20}(?:\.\d{1,50})?(?:\s*/\s*\d{1,50}|e[-+]?\d{1,4})?\s?%?|-?\\frac\{-?\d{1,50}\}\{\d{1,50}\}")
+_NUMBER = re.compile(
+    r"(?<![a-zA-Z0-9_.])-?\s?[$€£]?\s?-?\d{1,50}(?:,\d{3}){0,20}(?:\.\d{1,50})?(?:\s*/\s*\d{1,50}|e[-+]?\d{1,4})?\s?%?|-?\\frac\{-?\d{1,50}\}\{\d{1,50}\}"
+)
 
 
 def _last_number(text: str, question: Question) -> str | None:
     found = _NUMBER.findall(text[-20_000:])
     return found[-1].replace("$", "").strip() if found else None
+
+
+def _last_formula(text: str, question: Question) -> str | None:
+    matches = list(_MATH.finditer(text[-20_000:]))
+    return _content(matches[-1]) if matches else None
 
 
 def _bool_word(text: str, question: Question) -> str | None:
@@ -278,10 +294,11 @@ RULES: Mapping[str, Callable[[str, Question], str | None]] = {
     "last-choice": _last_choice,
     "option-text": _option_text,
     "bool-word": _bool_word,
+    "last-formula": _last_formula,
     "last-number": _last_number,
 }
 #: rules that would take a number or letter out of an unfinished calculation for an answer
-WEAK = frozenset({"last-choice", "option-text", "bool-word", "last-number"})
+WEAK = frozenset({"last-choice", "option-text", "bool-word", "last-formula", "last-number"})
 
 
 def count_parts(gold: str) -> int:

@@ -15,9 +15,20 @@ from fractions import Fraction
 from typing import Any
 
 from cft_lab.evaluation.answer_text import canonical, clean, plain_words
+from cft_lab.evaluation.answers import Scalar, readings
 from cft_lab.evaluation.equivalence import Terms, compare
-from cft_lab.evaluation.expressions import read_expression, variables
-from cft_lab.evaluation.extraction import ANSWER_WORDS, LETTERS, Extraction, Question, choice_letter, count_parts, extract, extract_boxed, extract_linked_boxes, is_prose
+from cft_lab.evaluation.extraction import (
+    ANSWER_WORDS,
+    LETTERS,
+    Extraction,
+    Question,
+    choice_letter,
+    count_parts,
+    extract,
+    extract_boxed,
+    extract_linked_boxes,
+    is_prose,
+)
 from cft_lab.evaluation.paper_grader import paper_compare
 from cft_lab.evaluation.profiles import LAB, Profile
 from cft_lab.evaluation.workers import Limits, WorkerPool
@@ -79,9 +90,7 @@ def grade_many(
     ]
 
 
-def _run(
-    tasks: Sequence[dict[str, Any]], jobs: int | None, limits: Limits | None, pool: WorkerPool | None
-) -> list[dict[str, Any]]:
+def _run(tasks: Sequence[dict[str, Any]], jobs: int | None, limits: Limits | None, pool: WorkerPool | None) -> list[dict[str, Any]]:
     if pool is not None:
         return pool.run(tasks)
     with WorkerPool(jobs or len(os.sched_getaffinity(0)), limits or Limits()) as own:
@@ -145,12 +154,13 @@ def gold_answer(gold: str) -> str:
     return said.answer if said else gold
 
 
+_PLAIN_NUMBER = re.compile(r"[^a-zA-Z\\]{0,3}\d[\d,. ]*(?:/\s*\d+)?|-?\\frac\s*\{?-?\d+\}?\s*\{?\d+\}?")
+
+
 def _is_number(gold: str) -> bool:
-    cleaned = clean(gold)
-    node = read_expression(cleaned)
-    if node is not None:
-        return not variables(node)
-    return re.fullmatch(r"[^a-zA-Z]*\d[\d,.]*\D{0,20}", cleaned) is not None
+    """Whether the gold is one plain number, with or without a unit: then a text's last number can be its answer."""
+    value = readings(gold)[0]
+    return isinstance(value, Scalar) and _PLAIN_NUMBER.fullmatch(value.body.strip()) is not None
 
 
 # choices
@@ -225,7 +235,12 @@ def _find(submission: Submission, gold: str, letter: str | None, question: Quest
 def _rules(gold: str, letter: str | None, submission: Submission, profile: Profile) -> Sequence[str]:
     if letter:
         return profile.choice_rules or profile.rules
-    return (*profile.rules, "last-number") if profile.number_fallback and _is_number(gold) else profile.rules
+    rules = tuple(rule for rule in profile.rules if rule != "bool-word" or plain_words(clean(gold)) in ("true", "false"))
+    if _is_number(gold):
+        return (*rules, "last-number") if profile.number_fallback else rules
+    value = readings(gold)[0]
+    words = isinstance(value, Scalar) and value.is_text
+    return (*rules, "last-formula") if profile.formula_fallback and not words else rules
 
 
 def _fitting(

@@ -39,8 +39,11 @@ def same_function(first: Node, second: Node) -> bool | None:
     return _agree_precisely(first, second, points)
 
 
-def proportional(first: Node, second: Node) -> bool | None:
-    """Whether first = c * second with a constant c other than 0: then first = 0 and second = 0 are one equation."""
+def constant_ratio(first: Node, second: Node) -> float | None:
+    """c if first = c * second with a constant real c (0 if they are not proportional); None if that cannot be told.
+
+    With c other than 0, first = 0 and second = 0 are one equation; with c above 0, first < 0 and second < 0 are one inequality.
+    """
     names = variables(first) | variables(second)
     if not names:
         return None
@@ -50,11 +53,12 @@ def proportional(first: Node, second: Node) -> bool | None:
         try:
             below = evaluate(second, point, precise=True)
             ratios.append(evaluate(first, point, precise=True) / below)
-        except (_Undefined, ArithmeticError):
+        except (_Undefined, ArithmeticError, ValueError):
             continue
     if len(ratios) < 3:
         return None
-    return abs(ratios[0]) > 1e-30 and all(abs(ratio - ratios[0]) <= 1e-35 * abs(ratios[0]) for ratio in ratios)
+    constant = abs(ratios[0]) > 1e-30 and all(abs(ratio - ratios[0]) <= 1e-35 * abs(ratios[0]) for ratio in ratios)
+    return float(ratios[0].real) if constant and abs(ratios[0].imag) < 1e-30 * abs(ratios[0]) else 0.0
 
 
 def constant_value(node: Node) -> Fraction | None:
@@ -161,7 +165,7 @@ def _evaluate(node: Node, point: Mapping[str, int], lib: Any, number: Any, large
 
 def _operation(kind: str, node: Node, values: list[Any], lib: Any, number: Any) -> Any:
     if kind == "neg":
-        return -values[0]
+        return number(0, 1) - values[0]  # not -x, which turns +0i into -0i and roots onto the other branch
     if kind == "div":
         return values[0] / values[1]
     if kind == "deg":

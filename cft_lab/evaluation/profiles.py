@@ -1,7 +1,7 @@
 """How each benchmark is graded: which extraction rules may fire, in order, and what tolerance its own scorer grants.
 
-    GSM8K   "... so 48 + 24 = 72 clips. The answer is 72."    gold "72"      rules boxed ... last-number
-    GPQA    "... Therefore the answer is (B)."                gold "B"       rules for choices
+GSM8K   "... so 48 + 24 = 72 clips. The answer is 72."    gold "72"      rules boxed ... last-number
+GPQA    "... Therefore the answer is (B)."                gold "B"       rules for choices
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ class Profile:
     choice_rules: tuple[str, ...] | None = None
     always_choice: bool = False  # every gold is a letter of an option
     number_fallback: bool = False  # the last number of a text counts if the gold is a number
+    formula_fallback: bool = False  # the last formula of a text counts if the gold is neither a number nor a word
     terms: Terms = STRICT
 
 
 #: the lab prompts ask for a box and nothing else counts
 LAB = Profile("lab", ("boxed",))
 #: files from anywhere: every rule that the gold allows
-ANY = Profile("any", _PHRASES, _CHOICE, number_fallback=True)
+ANY = Profile("any", (*_PHRASES, "bool-word"), _CHOICE, number_fallback=True, formula_fallback=True)
 
 #: TheoremQA's published scorer takes floats within 4 % of the gold and whole numbers exactly
 _THEOREMQA = Terms(relative=Fraction(4, 100), lists_are_tuples=True)
@@ -57,5 +58,7 @@ def profile_of(benchmark: str) -> Profile:
     if benchmark.startswith("lab-"):
         return LAB
     if benchmark not in PROFILES:
-        raise ValueError(f"benchmark {benchmark!r} is not known; choose one of: {', '.join(PROFILES)}, or a lab benchmark (lab-...)")
+        raise ValueError(
+            f"benchmark {benchmark!r} is not known; choose one of: {', '.join(PROFILES)}, or a lab benchmark (lab-...)"
+        )
     return PROFILES[benchmark]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from cft_lab.evaluation.answer_text import ROW_END
 from cft_lab.evaluation.equivalence import UnreadableGold
 from cft_lab.evaluation.expressions import read_expression
 
@@ -38,7 +39,7 @@ def _parse(text: str) -> Any:
     from math_verify.grader import should_treat_as_complex
 
     tree = latex2sympy(
-        text,
+        text.replace(ROW_END, r"\\"),
         is_real=not should_treat_as_complex(text),
         convert_degrees=False,
         normalization_config=NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none"),
