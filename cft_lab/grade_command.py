@@ -3,10 +3,10 @@
     {"gold": "72", "response": "... The answer is 72.", "expected": true}
     {"gold": "B", "pred": "(b)", "options": ["3 cm", "5 cm"]}
 
-A row needs `gold` and either `response` (free text: the answer is extracted) or `pred` (an answer); where both are given, `response` is graded.
-Optional: `expected` (whether a person calls it right), `options` (texts of A, B, ...), `finish` (stop, length, error) and
-`tolerance` (an absolute error that the item allows). The rows come out in order with `extracted`, `rule`, `outcome`, the outcome of
-both graders as `strict` and `paper`, and `reason` for an error. A bad row costs itself: outcome error.
+A row needs `gold` and either `response` (free text: the answer is extracted) or `pred` (an answer); where both are given,
+`response` is graded. Optional: `expected` (whether a person calls it right), `options` (texts of A, B, ...), `finish` (stop,
+length, error) and `tolerance` (an absolute error that the item allows). The rows come out in order with `extracted`, `rule`,
+`outcome`, the outcome of both graders as `strict` and `paper`, and `reason` for an error. A bad row costs itself: outcome error.
 """
 
 from __future__ import annotations
@@ -300,9 +300,8 @@ class _Summary:
             lines.append("accuracy: nothing was measured")
         else:
             low, high = interval
-            lines.append(
-                f"accuracy {correct / measured:.2%} [{low:.2%}, {high:.2%}] of {measured} rows (95 % Wilson interval; errors left out)"
-            )
+            share = f"accuracy {correct / measured:.2%} [{low:.2%}, {high:.2%}]"
+            lines.append(f"{share} of {measured} rows (95 % Wilson interval; errors left out)")
         compared = self.agreement.total()
         if compared or self.uncompared:
             share = f" ({self.agreement[True] / compared:.2%})" if compared else ""

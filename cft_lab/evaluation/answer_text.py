@@ -16,13 +16,14 @@ ROW_END = "⏎"
 
 _UNICODE = str.maketrans(
     {
-        "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ",
-        "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ", "≈": r"\approx ",
-        "°": r"^\circ ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "θ": r"\theta ",
-        "α": r"\alpha ", "β": r"\beta ", "ω": r"\omega ", "λ": r"\lambda ", "μ": r"\mu ", "ℝ": r"\mathbb{R}", "’": "'", "′": "'",
-        "“": '"', "”": '"', "\xa0": " ", "\u202f": " ", "\u2009": " ", "\n": " ", "\t": " ", "\r": " ",
+        **{"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "√": r"\sqrt ", "≈": r"\approx "},
+        **{"≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in "},
+        **{"½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "²": "^2", "³": "^3", "°": r"^\circ ", "∞": r"\infty "},
+        **{"π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "ω": r"\omega ", "λ": r"\lambda ", "μ": r"\mu "},
+        **{"’": "'", "′": "'", "“": '"', "”": '"', "ℝ": r"\mathbb{R}", "\xa0": " ", "\u202f": " ", "\u2009": " "},
+        **dict.fromkeys("\n\t\r", " "),
     }
-)  # fmt: skip
+)
 
 #: (pattern, replacement), in order; all are linear in the length of the text
 _REWRITES = [
@@ -86,13 +87,11 @@ def clean(text: str) -> str:
     text = text.translate(_UNICODE)
     if "\\\\begin" in text:  # escaped twice
         text = text.replace("\\\\", "\\")
-    if "\\begin" in text:
-        text = re.sub(r"\\\\(?:\[[^\]]*\])?", ROW_END, text)
-    else:
-        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
+    pattern, replacement = (r"\\\\(?:\[[^\]]*\])?", ROW_END) if "\\begin" in text else (r"\\\\(?=[a-zA-Z])", r"\\")
+    text = re.sub(pattern, replacement, text)
     text = _unbox(text)
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
+    for rewrite, written in _REWRITES:
+        text = rewrite.sub(written, text)
     return _strip_punctuation(text)
 
 

@@ -1,41 +1,32 @@
 """Whether an answer is mathematically the gold: three-valued, because some comparisons need a computer algebra system.
 
-`compare` decides structure (order, brackets, units, percent) and everything that cft_lab.evaluation.expressions can read. Where a part cannot be
-read it asks `decide`, which in this process says None ("not here") and in a worker process is math-verify. The conventions,
-with reasons, are in docs/grading.md.
+`compare` decides structure (order, brackets, units, percent) and everything that cft_lab.evaluation.expressions can read. Where
+a part cannot be read it asks `decide`, which in this process says None ("not here") and in a worker process is math-verify.
+The conventions, with reasons, are in docs/grading.md.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence as Many
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from cft_lab.evaluation.answer_text import canonical, clean, plain_words
-from cft_lab.evaluation.answers import Matrix, Relation, Scalar, Sequence, Union, Value, as_text, is_name, read_part, readings
-from cft_lab.evaluation.expressions import Node, exact, read_expression, variables
-from cft_lab.evaluation.numeric import constant_ratio, constant_value, same_function
+from cft_lab.evaluation.answers import Matrix, Relation, Sequence, Union, Value, as_text, read_part, readings
+from cft_lab.evaluation.decimals import STRICT, Terms, rounds, within_tolerance
+from cft_lab.evaluation.expressions import read_expression, variables
+from cft_lab.evaluation.numeric import constant_ratio, same_function
+from cft_lab.evaluation.relations import as_union, assignment, difference, flip, interval, is_inequality
+from cft_lab.evaluation.scalars import Scalar
 from cft_lab.evaluation.units import known_unit
 
 #: decides what this module cannot read: (gold text, answer text) -> equal, not equal, or None for "cannot be told here"
 Decide = Callable[[str, str], bool | None]
 
 
-class UnreadableGold(ValueError):
+class UnreadableGoldError(ValueError):
     """The gold looks like mathematics and cannot be read: nothing can be measured against it."""
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a benchmark grants beyond equality. `relative` holds for golds written as decimals, `absolute` for every number."""
-
-    relative: Fraction = Fraction(0)
-    absolute: Fraction = Fraction(0)
-    lists_are_tuples: bool = False  # [1, 2] is an ordered list and no interval
-
-
-STRICT = Terms()
 
 
 def not_here(gold: str, answer: str) -> bool | None:
@@ -44,7 +35,7 @@ def not_here(gold: str, answer: str) -> bool | None:
 
 
 def compare(gold: str, answer: str, terms: Terms = STRICT, decide: Decide = not_here) -> bool | None:
-    """Whether `answer` equals `gold`; None if it cannot be told without a worker. Raises UnreadableGold only from `decide`."""
+    """Whether `answer` equals `gold`; None if it cannot be told without a worker. Raises UnreadableGoldError only from `decide`."""
     cleaned = clean(gold), clean(answer)
     if cleaned[0] == cleaned[1] or canonical(cleaned[0]) == canonical(cleaned[1]) != "":
         return True
@@ -92,8 +83,8 @@ class _Comparison:
     # sequences
 
     def sequences(self, gold: Sequence, answer: Sequence) -> bool | None:
-        if gold.opening == "" and all(_is_inequality(item) for item in gold.items + answer.items):
-            return self.unions(_as_union(gold), _as_union(answer))
+        if gold.opening == "" and all(is_inequality(item) for item in gold.items + answer.items):
+            return self.unions(as_union(gold), as_union(answer))
         if gold.opening == "" and answer.opening != "" and len(gold.items) != len(answer.items):
             return False
         if gold.opening == "" or gold.opening == answer.opening == "{":
@@ -166,19 +157,19 @@ class _Comparison:
 
     def relations(self, gold: Relation, answer: Relation) -> bool | None:
         if set(gold.signs) == set(answer.signs) == {"="}:
-            gold_name, gold_value = _assignment(gold)
-            name, value = _assignment(answer)
+            gold_name, gold_value = assignment(gold)
+            name, value = assignment(answer)
             if gold_name is not None and name is not None and canonical(gold_name) == canonical(name):
                 return self.values(read_part(gold_value), read_part(value))
             return self.equations(gold, answer)
         if "=" in gold.signs or "=" in answer.signs:
             return False
-        intervals = _interval(gold), _interval(answer)
+        intervals = interval(gold), interval(answer)
         if intervals[0] is not None and intervals[1] is not None and canonical(intervals[0][0]) == canonical(intervals[1][0]):
             return self.values(intervals[0][1], intervals[1][1])
         if len(gold.signs) == len(answer.signs) == 1:
             return self.inequalities(gold, answer)
-        return any_of(self.chains(gold, turned) for turned in (answer, _flip(answer)))
+        return any_of(self.chains(gold, turned) for turned in (answer, flip(answer)))
 
     def chains(self, gold: Relation, answer: Relation) -> bool | None:
         if gold.signs != answer.signs:
@@ -187,10 +178,10 @@ class _Comparison:
 
     def inequalities(self, gold: Relation, answer: Relation) -> bool | None:
         """l < r as l - r < 0, which may be multiplied by a positive constant."""
-        below = [_flip(relation) if relation.signs[0] in (">", "\\ge") else relation for relation in (gold, answer)]
+        below = [flip(relation) if relation.signs[0] in (">", "\\ge") else relation for relation in (gold, answer)]
         if below[0].signs != below[1].signs:
             return False
-        sides = [_difference(relation) for relation in below]
+        sides = [difference(relation) for relation in below]
         if sides[0] is None or sides[1] is None:
             return self.chains(below[0], below[1])
         ratio = constant_ratio(sides[0], sides[1])
@@ -200,7 +191,7 @@ class _Comparison:
         """l = r as l - r = 0, which may be multiplied by a constant."""
         if len(gold.signs) > 1 or len(answer.signs) > 1:
             return False
-        sides = [_difference(relation) for relation in (gold, answer)]
+        sides = [difference(relation) for relation in (gold, answer)]
         if sides[0] is None or sides[1] is None:
             return all_of(
                 self.decide(g, a)
@@ -219,27 +210,27 @@ class _Comparison:
         relation, other = (gold, answer) if isinstance(gold, Relation) else (answer, gold)
         assert isinstance(relation, Relation)
         if set(relation.signs) == {"="}:
-            name, value = _assignment(relation)
+            name, value = assignment(relation)
             if name is None:
                 return False
             part = read_part(value)
             return self.values(part, other) if relation is gold else self.values(other, part)
-        found = _interval(relation)
-        if found is None or isinstance(other, Scalar | Matrix) and not _is_reals(other):
+        found = interval(relation)
+        if found is None or (isinstance(other, Scalar | Matrix) and not _is_reals(other)):
             return False
         return self.unions(found[1], other) if relation is gold else self.unions(other, found[1])
 
     # single values
 
     def scalars(self, gold: Scalar, answer: Scalar) -> bool | None:
-        if gold.text == answer.text or _is_reals(gold) and _is_reals(answer):
+        if gold.text == answer.text or (_is_reals(gold) and _is_reals(answer)):
             return True
         answer = _with_letter_unit(gold, answer)
         if gold.unit and answer.unit and gold.unit != answer.unit:
             return False
         if gold.base or answer.base:
             return gold.body == answer.body and (gold.base is None or answer.base is None or gold.base == answer.base)
-        if gold.is_text or answer.is_text or gold.text.isalpha() and answer.text.isalpha():
+        if gold.is_text or answer.is_text or (gold.text.isalpha() and answer.text.isalpha()):
             if plain_words(gold.text) == plain_words(answer.text) != "":
                 return True
             if gold.is_text or answer.is_text:
@@ -261,7 +252,7 @@ class _Comparison:
             if nodes[0] is not None and not re.search(r"\\[a-zA-Z]|[\^_=<>|]", answer):
                 return False  # a sentence, or broken text: no computer algebra can make it the gold
             return self.decide(gold, answer)
-        if _within_tolerance(gold, nodes[0], nodes[1], self.terms) or _rounds(gold, answer, nodes[0], nodes[1]):
+        if within_tolerance(gold, nodes[0], nodes[1], self.terms) or rounds(gold, answer, nodes[0], nodes[1]):
             return True
         verdict = same_function(nodes[0], nodes[1])
         return self.decide(gold, answer) if verdict is None else verdict
@@ -313,66 +304,9 @@ def _components(value: Value) -> Many[Value] | None:
 def _value_side(value: Value) -> Value:
     """x = 1 in an ordered list stands for 1."""
     if isinstance(value, Relation) and set(value.signs) == {"="}:
-        name, text = _assignment(value)
+        name, text = assignment(value)
         return read_part(text) if name is not None else value
     return value
-
-
-def _assignment(relation: Relation) -> tuple[str | None, str]:
-    """(name, value) of name = ... = value or value = name; for a chain of bare values (None if no name) its last."""
-    first, last = relation.sides[0], relation.sides[-1]
-    if is_name(first):
-        return first, last
-    if is_name(last) and len(relation.sides) == 2:
-        return last, first
-    nodes = read_expression(first), read_expression(last)
-    if all(node is not None and not variables(node) for node in nodes):
-        return "", last  # 2 + 3 = 5
-    return None, last
-
-
-def _difference(relation: Relation) -> Node | None:
-    left, right = (read_expression(side) for side in relation.sides)
-    return None if left is None or right is None else ("add", left, ("neg", right))
-
-
-_OPPOSITE = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
-
-
-def _flip(relation: Relation) -> Relation:
-    return Relation(relation.sides[::-1], tuple(_OPPOSITE[sign] for sign in relation.signs[::-1]))
-
-
-def _is_inequality(value: Value) -> bool:
-    return isinstance(value, Relation) and "=" not in value.signs
-
-
-def _as_union(value: Sequence) -> Union:
-    return Union(tuple(found[1] for item in value.items if isinstance(item, Relation) and (found := _interval(item))))
-
-
-def _interval(relation: Relation) -> tuple[str, Value] | None:
-    """(unknown, the set of its values) of x > a, a <= x, a < x <= b or x != a; None for other relations."""
-    if relation.signs[0] in (">", "\\ge") and len(relation.signs) == 2:
-        relation = _flip(relation)
-    sides, signs = relation.sides, relation.signs
-    if len(signs) == 2 and is_name(sides[1]) and all(sign in ("<", "\\le") for sign in signs):
-        return sides[1], _range(sides[0], signs[0], sides[2], signs[1])
-    if len(signs) != 1 or is_name(sides[0]) == is_name(sides[1]):
-        return None
-    if is_name(sides[1]):
-        sides, signs = _flip(relation).sides, _flip(relation).signs
-    name, bound = sides
-    if signs[0] == "\\ne":
-        return name, Union((_range("-\\infty", "<", bound, "<"), _range(bound, "<", "\\infty", "<")))
-    if signs[0] in ("<", "\\le"):
-        return name, _range("-\\infty", "<", bound, signs[0])
-    return name, _range(bound, signs[0].replace("ge", "le").replace(">", "<"), "\\infty", "<")
-
-
-def _range(low: str, low_sign: str, high: str, high_sign: str) -> Sequence:
-    opening, closing = ("(" if low_sign == "<" else "["), (")" if high_sign == "<" else "]")
-    return Sequence(opening, closing, (read_part(low), read_part(high)))
 
 
 _REALS = re.compile(r"\\reals|(?:all|the)?\s*real\s*numbers?|all\s*reals?", re.IGNORECASE)
@@ -410,56 +344,3 @@ def _with_letter_unit(gold: Scalar, answer: Scalar) -> Scalar:
     if match is None or re.search(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", gold.body):
         return answer
     return replace(answer, body=match[1], unit=known_unit(match[2]))
-
-
-_DECIMAL = re.compile(
-    r"[-+]?(?P<whole>\d*)\.(?P<decimals>\d+)(?:(?:e|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?)\s*(?P<power>[-+]?\d{1,4})\s*\}?)?",
-    re.IGNORECASE,
-)
-_GOLD_DIGITS, _ANSWER_DIGITS = 4, 6  # significant digits that make a decimal a rounded value: docs/grading.md, "rounding"
-
-
-def _rounds(gold: str, answer: str, gold_node: Node, answer_node: Node) -> bool:
-    """Whether one side is a decimal with enough digits that is the other, rounded or cut off."""
-    digits, decimals = _precision(answer)
-    gold_digits, gold_decimals = _precision(gold)
-    if gold_digits >= _GOLD_DIGITS and (digits == 0 or decimals > gold_decimals):
-        return _error_in_last_place(answer_node, gold_node, gold_decimals)
-    if digits >= _ANSWER_DIGITS and (gold_digits == 0 or gold_decimals > decimals):
-        return _error_in_last_place(gold_node, answer_node, decimals)
-    return False
-
-
-def _precision(text: str) -> tuple[int, int]:
-    """(significant digits, decimals) of a decimal, which may have a power of ten; (0, 0) for anything else."""
-    match = _DECIMAL.fullmatch(text.strip())
-    if match is None:
-        return 0, 0
-    return len((match["whole"] + match["decimals"]).lstrip("0")), len(match["decimals"]) - int(match["power"] or 0)
-
-
-def _error_in_last_place(long: Node, short: Node, decimals: int) -> bool:
-    """Whether `short` is `long` rounded to so many decimals, or cut off there."""
-    rounded = exact(short)
-    if rounded is None:
-        return False
-    value = exact(long)
-    if value is None:
-        value = constant_value(long)
-    if value is None:
-        return False
-    cut = abs(value) > abs(rounded)  # cutting goes towards zero, rounding either way by half a place
-    return abs(value - rounded) * Fraction(10) ** decimals <= (1 if cut else Fraction(1, 2))
-
-
-def _within_tolerance(gold: str, gold_node: Node, answer_node: Node, terms: Terms) -> bool:
-    relative = terms.relative if re.search(r"\.|\de", gold) else Fraction(0)
-    if not relative and not terms.absolute:
-        return False
-    target = exact(gold_node)
-    if target is None:
-        return False
-    value = exact(answer_node)
-    if value is None:
-        value = constant_value(answer_node)
-    return value is not None and abs(value - target) <= max(terms.absolute, relative * abs(target))

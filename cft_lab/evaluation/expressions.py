@@ -1,9 +1,7 @@
-"""Reads arithmetic and algebra in LaTeX or plain notation, and evaluates it. Pure Python, bounded in time and memory.
+"""Reads arithmetic and algebra in LaTeX or plain notation. Pure Python, bounded in time and memory.
 
 `read_expression` gives a tree of tuples, or None for what it does not know (integrals, sums, words): never an exception.
-Nothing is handed to an interpreter. `exact` computes rational values exactly; `evaluate` computes at given points in floats
-or at 50 digits, and two expressions with variables are compared at several points: two different analytic functions
-agree at random points with probability zero (Schwartz, J. ACM 27 (1980) 701, for polynomials).
+Nothing is handed to an interpreter. cft_lab.evaluation.rational and cft_lab.evaluation.numeric compute values.
 """
 
 from __future__ import annotations
@@ -11,30 +9,31 @@ from __future__ import annotations
 import functools
 import re
 from fractions import Fraction
-from math import comb, factorial, isqrt
 from typing import Any
 
 Node = tuple[Any, ...]
 
 _MAX_DEPTH = 60
 _MAX_TOKENS = 6_000
-_MAX_BITS = 40_000  # of an exactly computed integer
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:\d{1,4000}(?:\.\d{0,4000})?|\.\d{1,4000})(?:[eE][-+]?\d{1,4}(?![\d.a-zA-Z{]))?)|(?P<command>\\[a-zA-Z]+)|(?P<word>[a-zA-Z]+)|(?P<other>\\[{}|]|.))"
+    r"\s*(?:(?P<number>(?:\d{1,4000}(?:\.\d{0,4000})?|\.\d{1,4000})(?:[eE][-+]?\d{1,4}(?![\d.a-zA-Z{]))?)"
+    r"|(?P<command>\\[a-zA-Z]+)|(?P<word>[a-zA-Z]+)|(?P<other>\\[{}|]|.))"
 )
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh ln log lg exp sqrt floor ceil abs".split()
+    {"sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "asin", "acos", "atan"}
+    | {"sinh", "cosh", "tanh", "ln", "log", "lg", "exp", "sqrt", "floor", "ceil", "abs"}
 )
-_ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "arccot": "arccot"}
+_ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi "
-    "chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell".split()
+    {"alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda"}
+    | {"mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "hbar", "ell"}
+    | {"Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega"}
 )
-_ACCENTS = frozenset("dot ddot bar hat tilde overline vec overrightarrow widehat mathbb".split())
+_ACCENTS = frozenset(["dot", "ddot", "bar", "hat", "tilde", "overline", "vec", "overrightarrow", "widehat", "mathbb"])
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
 
 
-class _Unreadable(Exception):
+class _UnreadableError(Exception):
     """The text is no expression that this reader knows."""
 
 
@@ -45,7 +44,7 @@ def read_expression(text: str) -> Node | None:
         reader = _Reader(text)
         node = reader.sum(0)
         reader.expect_end()
-    except _Unreadable:
+    except _UnreadableError:
         return None
     names = variables(node)
     if names and names <= {"I", "j"}:  # engineers' and programs' imaginary unit, where nothing else is unknown
@@ -86,7 +85,7 @@ class _Reader:
             else:
                 self.tokens.append((kind, value))
             if len(self.tokens) > _MAX_TOKENS:
-                raise _Unreadable
+                raise _UnreadableError
         self.place = 0
 
     def _split_word(self, word: str) -> None:
@@ -95,7 +94,7 @@ class _Reader:
         if lowered in FUNCTIONS or lowered in ("pi", "inf", "infty", "infinity", "oo", "theta"):
             self.tokens.append(("command", "\\" + {"inf": "infty", "infinity": "infty", "oo": "infty"}.get(lowered, lowered)))
         elif len(word) > 3 and not re.search(r"[^a-z]", word) and re.search(r"[aeiou]", word):
-            raise _Unreadable  # English
+            raise _UnreadableError  # English
         else:
             self.tokens += [("letter", letter) for letter in word]
 
@@ -109,15 +108,15 @@ class _Reader:
 
     def expect(self, value: str) -> None:
         if self.take()[1] != value:
-            raise _Unreadable
+            raise _UnreadableError
 
     def expect_end(self) -> None:
         if self.peek()[0] != "end" or not self.tokens:
-            raise _Unreadable
+            raise _UnreadableError
 
     def sum(self, depth: int) -> Node:
         if depth > _MAX_DEPTH:
-            raise _Unreadable
+            raise _UnreadableError
         parts = [self.product(depth + 1)]
         while self.peek()[1] in ("+", "-"):
             sign = self.take()[1]
@@ -135,7 +134,7 @@ class _Reader:
             if value in ("*", "\\cdot", "\\times", "\\ast"):
                 self.take()
                 if self.peek()[1] == "*":  # ** of programs
-                    raise _Unreadable
+                    raise _UnreadableError
                 node = ("mul", node, self.signed_factor(depth))
             elif value in ("/", "\\div"):
                 self.take()
@@ -156,15 +155,15 @@ class _Reader:
         right = self.factor(depth)
         if not (left[0] == "num" and left[1].denominator == 1 and self.tokens[self.place - 1][0] != "letter"):
             if right[0] == "num":
-                raise _Unreadable
+                raise _UnreadableError
             return ("mul", left, right)
         if right[0] == "num":
             if self.peek()[1] != "/":
-                raise _Unreadable
+                raise _UnreadableError
             self.take()
             below = self.factor(depth)
             if below[0] != "num":
-                raise _Unreadable
+                raise _UnreadableError
             return ("add", left, ("div", right, below))
         if right[0] == "div" and right[1][0] == "num" and right[2][0] == "num":
             return ("add", left, right)
@@ -186,7 +185,7 @@ class _Reader:
 
     def factor(self, depth: int) -> Node:
         if depth > _MAX_DEPTH:
-            raise _Unreadable
+            raise _UnreadableError
         node = self.base(depth + 1)
         while True:
             value = self.peek()[1]
@@ -206,7 +205,7 @@ class _Reader:
     def exponent(self, depth: int) -> Node:
         """a^b^c is a^(b^c)."""
         if depth > _MAX_DEPTH:
-            raise _Unreadable
+            raise _UnreadableError
         node = self.argument(depth)
         if self.peek()[1] == "^":
             self.take()
@@ -216,7 +215,7 @@ class _Reader:
     def argument(self, depth: int) -> Node:
         """What ^, \\frac and \\sqrt apply to: a group or a single token; \\frac12 has two one-digit arguments."""
         if depth > _MAX_DEPTH:
-            raise _Unreadable
+            raise _UnreadableError
         kind, value = self.peek()
         if kind == "number" and len(value) > 1 and self.tokens[self.place - 1][1] not in ("^", "-"):
             self.tokens[self.place] = ("number", value[1:])
@@ -236,7 +235,7 @@ class _Reader:
 
     def base(self, depth: int) -> Node:
         if depth > _MAX_DEPTH:
-            raise _Unreadable
+            raise _UnreadableError
         kind, value = self.take()
         if kind == "number":
             return ("num", Fraction(value.rstrip(".") if value != "." else "0"))
@@ -252,7 +251,7 @@ class _Reader:
             node = self.sum(depth + 1)
             self.expect("|")
             return ("func", "abs", node)
-        raise _Unreadable
+        raise _UnreadableError
 
     def letter(self, value: str) -> Node:
         name = value + self.subscript()
@@ -277,14 +276,14 @@ class _Reader:
         kind, value = self.take()
         if value != "{":
             if kind not in ("letter", "number", "command"):
-                raise _Unreadable
+                raise _UnreadableError
             return value
         parts: list[str] = []
         depth = 1
         while depth:
             kind, value = self.take()
             if kind == "end":
-                raise _Unreadable
+                raise _UnreadableError
             depth += {"{": 1, "}": -1}.get(value, 0)
             if value not in ("{", "}", "\\text"):
                 parts.append(value)
@@ -310,7 +309,7 @@ class _Reader:
             return ("func", "floor" if name == "lfloor" else "ceil", node)
         if name in FUNCTIONS:
             return self.function(_ALIASES.get(name, name), depth)
-        raise _Unreadable
+        raise _UnreadableError
 
     def root(self, depth: int) -> Node:
         index: Node = ("num", Fraction(2))
@@ -340,7 +339,7 @@ class _Reader:
         elif base is not None and name in ("log", "ln"):
             node = ("div", ("func", "ln", argument), ("func", "ln", base))
         elif base is not None:
-            raise _Unreadable
+            raise _UnreadableError
         else:
             node = ("func", "ln" if name == "log" else name, argument)
         return node if power is None else ("pow", node, power)
@@ -348,7 +347,7 @@ class _Reader:
     def function_argument(self, depth: int) -> Node:
         """A group, or the factors that follow up to the next sign or function: \\sin 3x."""
         if depth > _MAX_DEPTH:
-            raise _Unreadable
+            raise _UnreadableError
         if self.peek()[1] in ("(", "{", "["):
             return self.base(depth + 1)
         node = self.signed_factor(depth + 1)
@@ -371,71 +370,3 @@ def canonical_tree(node: Node) -> Node:
             flat += part[1:] if part[0] == node[0] else [part]
         return (node[0], *sorted(flat, key=repr))
     return (node[0], *parts)
-
-
-def exact(node: Node) -> Fraction | None:
-    """The rational value of an expression without unknowns, or None if it has none or is too large to write down."""
-    kind = node[0]
-    if kind == "num":
-        value: Fraction = node[1]
-        return value if value.numerator.bit_length() + value.denominator.bit_length() <= _MAX_BITS else None
-    if kind not in ("add", "mul", "div", "neg", "pow", "root", "func", "binom"):
-        return None
-    parts = [exact(part) for part in node[1:] if isinstance(part, tuple)]
-    if any(part is None for part in parts):
-        return None
-    values = [part for part in parts if part is not None]
-    result = _exact_operation(kind, node, values)
-    if result is None or result.numerator.bit_length() + result.denominator.bit_length() > _MAX_BITS:
-        return None
-    return result
-
-
-def _exact_operation(kind: str, node: Node, values: list[Fraction]) -> Fraction | None:
-    if kind == "add":
-        return sum(values, Fraction(0))
-    if kind == "mul":
-        result = Fraction(1)
-        for value in values:
-            result *= value
-        return result
-    if kind == "neg":
-        return -values[0]
-    if kind == "div":
-        return values[0] / values[1] if values[1] else None
-    if kind == "pow":
-        return _exact_power(*values)
-    if kind == "root":
-        return _exact_root(*values)
-    if kind == "binom":
-        n, k = values
-        small = n.denominator == k.denominator == 1 and 0 <= k <= n <= 5000
-        return Fraction(comb(int(n), int(k))) if small else None
-    return _exact_function(node[1], values[0])
-
-
-def _exact_function(name: str, value: Fraction) -> Fraction | None:
-    if name == "factorial" and value.denominator == 1 and 0 <= value <= 3000:
-        return Fraction(factorial(int(value)))
-    if name == "abs":
-        return abs(value)
-    if name in ("floor", "ceil"):
-        return Fraction(value.__floor__() if name == "floor" else value.__ceil__())
-    return None
-
-
-def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
-    if exponent.denominator != 1:
-        root = _exact_root(base, Fraction(exponent.denominator)) if base > 0 else None
-        return None if root is None else _exact_power(root, Fraction(exponent.numerator))
-    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if abs(exponent) * bits > _MAX_BITS or (base == 0 and exponent <= 0):
-        return None
-    return Fraction(base ** int(exponent))
-
-
-def _exact_root(value: Fraction, index: Fraction) -> Fraction | None:
-    if value < 0 or index != 2:
-        return None
-    top, below = isqrt(value.numerator), isqrt(value.denominator)
-    return Fraction(top, below) if top * top == value.numerator and below * below == value.denominator else None

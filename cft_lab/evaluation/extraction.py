@@ -15,6 +15,7 @@ finds something decides, and its name is recorded. Linear in the length of the t
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Question:
-    """What a rule may know beside the text: the options' texts, the letters that can be meant, how many parts the gold has, whether it is a number."""
+    """What a rule may know beside the text: the options' texts, how many parts the gold has, whether it is a number."""
 
     options: tuple[str, ...] = ()
     parts: int = 1
@@ -93,7 +94,7 @@ def _last_boxes(text: str, most: int) -> list[str]:
     following: int | None = None
     for start in reversed(starts):
         box = _box_at(text, start)
-        if box is None or following is not None and not _BETWEEN_BOXES.fullmatch(text[box[1] : following]):
+        if box is None or (following is not None and not _BETWEEN_BOXES.fullmatch(text[box[1] : following])):
             break
         contents.insert(0, box[0])
         following = start
@@ -122,7 +123,8 @@ _FINAL = re.compile(r"(?:final\s+answer)(?:\s*\([^()\n]{0,40}\))?[*_\s]*(?:is|:|
 ANSWER_WORDS = r"(?:\b(?:answer|r[ée]ponse|respuesta|resposta|risposta|antwort|ответ)\b|答案|答え|정답|الإجابة|الجواب|उत्तर)"
 _ANSWER = re.compile(
     ANSWER_WORDS + r"[*_]*(?:\s+(?:to|for|of)\b[^.\n:]{0,80}?)?(?:\s*\([^()\n]{0,40}\))?[*_]*\s*"
-    r"(?:(?:is|would be|should be|must be|are|est|es|é|è|ist)\b|是|为|は|है|:|：|=)[*_\s]*(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*",
+    r"(?:(?:is|would be|should be|must be|are|est|es|é|è|ist)\b|是|为|は|है|:|：|=)"
+    r"[*_\s]*(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
@@ -186,7 +188,7 @@ def _formulas(sentence: str) -> str | None:
         return None
     if all(
         re.fullmatch(r"[\s,;]*(?:and|or)?\s*", sentence[first.end() : second.start()])
-        for first, second in zip(matches, matches[1:], strict=False)
+        for first, second in itertools.pairwise(matches)
     ):
         return ", ".join(_content(match) for match in matches)
     return _content(matches[-1])
@@ -212,7 +214,8 @@ def _hashes(text: str, question: Question) -> str | None:
 # choices
 
 _CHOICE_PHRASE = re.compile(
-    r"(?:\b(?:option|choice|alternative|choose|select|pick|answer|opt for|go with)\b[*_\s:]*(?:is|are|would be|must be|should be)?[*_\s:]*"
+    r"(?:\b(?:option|choice|alternative|choose|select|pick|answer|opt for|go with)\b"
+    r"[*_\s:]*(?:is|are|would be|must be|should be)?[*_\s:]*"
     r"(?:option|choice|answer|letter)?[*_\s:]*|(?:it's|it is|it must be|must be|is|therefore|thus|hence|so)\s+)"
     r"(?:\\text\{|\$|\\\(|\\boxed\{|\(|\[|\*\*|\"|')*\s*([A-J])(?![a-zA-Z'’]|\s+(?:[a-z]|[-+*/=]\s))",
 )

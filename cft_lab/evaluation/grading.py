@@ -1,7 +1,7 @@
 """Grades answers: extraction, then `strict` and `paper` (docs/grading.md). Nothing in a text is ever executed.
 
-Equal texts, exact numbers and everything else that the project reads itself are decided in this process; what only a computer algebra
-system can decide goes to worker processes with hard limits, which start when the first such answer comes. A comparison that
+Equal texts, exact numbers and everything else that the project reads itself are decided in this process; what only a computer
+algebra system can decide goes to worker processes with hard limits, which start when the first such answer comes. A comparison that
 ran into a limit is an error, never a wrong answer.
 """
 
@@ -15,8 +15,9 @@ from fractions import Fraction
 from typing import Any
 
 from cft_lab.evaluation.answer_text import canonical, clean, plain_words
-from cft_lab.evaluation.answers import Scalar, readings
-from cft_lab.evaluation.equivalence import Terms, compare
+from cft_lab.evaluation.answers import readings
+from cft_lab.evaluation.decimals import Terms
+from cft_lab.evaluation.equivalence import compare
 from cft_lab.evaluation.extraction import (
     ANSWER_WORDS,
     LETTERS,
@@ -30,7 +31,9 @@ from cft_lab.evaluation.extraction import (
     is_prose,
 )
 from cft_lab.evaluation.paper_grader import paper_compare
+from cft_lab.evaluation.plain_numbers import plain_equal
 from cft_lab.evaluation.profiles import LAB, Profile
+from cft_lab.evaluation.scalars import Scalar
 from cft_lab.evaluation.workers import Limits, WorkerPool
 from cft_lab.records import Grade, Outcome
 
@@ -39,7 +42,7 @@ __all__ = ["Submission", "extract_boxed", "grade", "grade_many"]
 
 @dataclass(frozen=True)
 class Submission:
-    """A text to grade. `extracted`: the text is an answer, not a response. `tolerance`: the absolute error that the item itself allows."""
+    """A text to grade. `extracted`: the text is an answer, not a response. `tolerance`: the absolute error that the item allows."""
 
     problem_id: str
     gold: str
@@ -127,9 +130,9 @@ def _judge(submission: Submission, profile: Profile) -> Grade | _Answer:
     problem_id, finish = submission.problem_id, submission.finish
     if finish == "error":
         return Grade(problem_id, Outcome.ERROR, paper=Outcome.ERROR, reason="there is no response: the engine reported an error")
-    gold = gold_answer(submission.gold)
+    gold = submission.gold if profile.plain_numbers else gold_answer(submission.gold)
     letter = _gold_letter(gold, submission, profile)
-    question = Question(submission.options, 1 if letter or profile is LAB else count_parts(gold), _is_number(gold))
+    question = Question(submission.options, 1 if letter or profile.plain_numbers else count_parts(gold), _is_number(gold))
     found = _find(submission, gold, letter, question, profile)
     if found is None:
         missing = Outcome.TRUNCATED if finish == "length" else Outcome.UNPARSED
@@ -138,6 +141,9 @@ def _judge(submission: Submission, profile: Profile) -> Grade | _Answer:
         right = _right_choice(letter, found.answer, submission.options, gold)
         if right is not None:
             return Grade(problem_id, _outcome(right), found.answer, found.rule, _outcome(right))
+    if profile.plain_numbers:
+        right = plain_equal(gold, found.answer)
+        return Grade(problem_id, _outcome(right), found.answer, found.rule, _outcome(right))
     terms = replace(profile.terms, absolute=submission.tolerance) if submission.tolerance else profile.terms
     strict = compare(gold, found.answer, terms)
     return _Answer(gold, found, terms, strict, True if strict else paper_compare(gold, found.answer, terms))
@@ -179,7 +185,7 @@ def _gold_letter(gold: str, submission: Submission, profile: Profile) -> str | N
         return None
     letter = str(next(filter(None, match.groups())))
     surely = profile.always_choice or bool(submission.options) or "(" in gold or match[1] is None
-    return letter.upper() if surely or letter.isupper() and _NAMES_A_LETTER.search(submission.text) else None
+    return letter.upper() if surely or (letter.isupper() and _NAMES_A_LETTER.search(submission.text)) else None
 
 
 def _right_choice(letter: str, answer: str, options: Sequence[str], gold: str) -> bool | None:
@@ -246,7 +252,7 @@ def _rules(gold: str, letter: str | None, submission: Submission, profile: Profi
 def _fitting(
     found: Extraction | None, text: str, letter: str | None, rules: Sequence[str], question: Question
 ) -> Extraction | None:
-    """For a choice, a phrase that announces no letter gives way to the rules that look for letters ("the answer is clear: ... B")."""
+    """For a choice, a phrase that announces no letter gives way to the rules that look for letters ("the answer is clear: B")."""
     if found is None or not letter or found.rule not in ("final-answer", "answer") or choice_letter(found.answer, question.letters):
         return found
     in_sentence = re.search(r"(?<![a-zA-Z\\])\(?([B-HJ]|A(?!\s+[a-z])|(?<=\()[AI](?=\)))\)?(?![a-zA-Z'])", found.answer)

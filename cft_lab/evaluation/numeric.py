@@ -1,4 +1,7 @@
-"""Evaluates expression trees at points, in floats and at 80 digits, and says whether two of them are the same function."""
+"""Evaluates expression trees at points, in floats and at 80 digits, and says whether two of them are the same function.
+
+Two different analytic functions agree at random points with probability zero (Schwartz, J. ACM 27 (1980) 701, for polynomials).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from cft_lab.evaluation.expressions import Node, canonical_tree, exact, has, variables
+from cft_lab.evaluation.expressions import Node, canonical_tree, has, variables
+from cft_lab.evaluation.rational import exact
 
 _DIGITS = 80  # agreement is asked of 40, so that cancellation may cost the rest
 _FUNCTION_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "ln": "log"}
 
 
-class _Undefined(Exception):
+class _UndefinedError(Exception):
     """The expression has no value at the point, or one that is too large to compute with."""
 
 
@@ -53,7 +57,7 @@ def constant_ratio(first: Node, second: Node) -> float | None:
         try:
             below = evaluate(second, point, precise=True)
             ratios.append(evaluate(first, point, precise=True) / below)
-        except (_Undefined, ArithmeticError, ValueError):
+        except (_UndefinedError, ArithmeticError, ValueError):
             continue
     if len(ratios) < 3:
         return None
@@ -67,12 +71,12 @@ def constant_value(node: Node) -> Fraction | None:
         return None
     try:
         value = evaluate(node, {}, precise=True)
-    except (_Undefined, ArithmeticError):
+    except (_UndefinedError, ArithmeticError):
         return None
     if abs(value.imag) > 1e-40 * (1 + abs(value.real)) or not (value.real == 0 or 1e-60 < abs(value.real) < 1e60):
         return None
     sign, mantissa, exponent, _ = value.real._mpf_
-    return Fraction(-int(mantissa) if sign else int(mantissa)) * Fraction(2) ** exponent
+    return Fraction(-int(mantissa) if sign else int(mantissa)) * Fraction(2) ** int(exponent)
 
 
 #: size and sign of the unknowns at each point: some functions are defined only for large, or only for negative, values
@@ -80,7 +84,7 @@ _SCALES = ((1, False), (1, False), (1, False), (12, False), (12, False), (80, Fa
 
 
 def _point(names: frozenset[str], number: int) -> dict[str, int]:
-    """Numerators over 2^20 of a value for each unknown, fixed by its name: scale times 0.2 to 2.2, with signs of its own if signed."""
+    """Numerators over 2^20 of a value for each unknown, fixed by its name: scale times 0.2 to 2.2, with a sign of its own."""
     scale, signed = _SCALES[number]
     values = {}
     for name in names:
@@ -95,7 +99,7 @@ def _clearly_different(first: Node, second: Node, point: Mapping[str, int]) -> b
     try:
         largest: list[float] = [1e-300]
         a, b = evaluate(first, point, largest=largest), evaluate(second, point, largest=largest)
-    except (_Undefined, ArithmeticError, ValueError):
+    except (_UndefinedError, ArithmeticError, ValueError):
         return None
     if not (cmath.isfinite(a) and cmath.isfinite(b)) or _leaves_reals(first, second, a, b):
         return None
@@ -115,7 +119,7 @@ def _agree_precisely(first: Node, second: Node, points: list[dict[str, int]]) ->
     for point in points:
         try:
             a, b = evaluate(first, point, precise=True), evaluate(second, point, precise=True)
-        except (_Undefined, ArithmeticError, ValueError):
+        except (_UndefinedError, ArithmeticError, ValueError):
             continue
         if _leaves_reals(first, second, a, b):
             continue
@@ -128,7 +132,7 @@ def _agree_precisely(first: Node, second: Node, points: list[dict[str, int]]) ->
 def evaluate(node: Node, point: Mapping[str, int], precise: bool = False, largest: list[float] | None = None) -> Any:
     """The value at a point (numerators over 2^20), complex: at 80 digits if `precise`, else in floats.
 
-    `largest[0]` collects the size of the largest intermediate value, which bounds the rounding error. Raises _Undefined or
+    `largest[0]` collects the size of the largest intermediate value, which bounds the rounding error. Raises _UndefinedError or
     an ArithmeticError where there is no value that can be computed.
     """
     if not precise:
@@ -181,19 +185,19 @@ def _operation(kind: str, node: Node, values: list[Any], lib: Any, number: Any) 
 
 def _power(base: Any, exponent: Any, lib: Any) -> Any:
     if abs(exponent) > 1e6 or abs(base) > 1e300:
-        raise _Undefined
+        raise _UndefinedError
     whole = int(exponent.real)
     if exponent == whole and abs(whole) < 1000:
         return base**whole
     if base == 0:
-        raise _Undefined
+        raise _UndefinedError
     return lib.exp(exponent * lib.log(base))
 
 
 def _root(value: Any, index: Any, number: Any) -> Any:
     degree = int(index.real)
     if index != degree or not 1 <= degree <= 1000:
-        raise _Undefined
+        raise _UndefinedError
     if value == 0:
         return value
     if value.imag == 0 and value.real < 0 and degree % 2:  # the real root
@@ -218,26 +222,26 @@ def _function(name: str, value: Any, lib: Any, number: Any) -> Any:
     if name == "abs":
         return number(1, 1) * abs(value)
     if name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "cot", "sec", "csc") and abs(value) > 1e12:
-        raise _Undefined
+        raise _UndefinedError
     if name == "arccot":
         return lib.pi / 2 - lib.atan(value)
     if name in ("cot", "sec", "csc"):
         below = {"cot": lib.tan, "sec": lib.cos, "csc": lib.sin}[name](value)
         return 1 / below
     if name == "ln" and value == 0:
-        raise _Undefined
+        raise _UndefinedError
     return getattr(lib, _FUNCTION_NAMES.get(name, name))(value)
 
 
 def _gamma(value: Any, lib: Any) -> Any:
     if lib is cmath or abs(value) > 1000:
-        raise _Undefined
+        raise _UndefinedError
     return lib.gamma(value)
 
 
 def _whole_function(name: str, value: Any, lib: Any, number: Any) -> Any:
     if abs(value.imag) > 1e-12 or abs(value) > 1e15:
-        raise _Undefined
+        raise _UndefinedError
     whole = round(value.real)
     near = abs(value.real - whole) < 1e-12
     if name == "factorial":

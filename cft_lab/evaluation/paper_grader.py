@@ -10,10 +10,12 @@ import re
 from collections.abc import Sequence as Many
 
 from cft_lab.evaluation.answer_text import canonical, clean
-from cft_lab.evaluation.answers import Scalar, Sequence, Value, readings
-from cft_lab.evaluation.equivalence import STRICT, Decide, Terms, all_of, any_of, compare, not_here
+from cft_lab.evaluation.answers import Sequence, Value, readings
+from cft_lab.evaluation.decimals import STRICT, Terms
+from cft_lab.evaluation.equivalence import Decide, all_of, any_of, compare, not_here
 from cft_lab.evaluation.expressions import read_expression
 from cft_lab.evaluation.numeric import constant_value
+from cft_lab.evaluation.scalars import Scalar
 
 _POWER_OF_TEN = re.compile(r"10\^(?:\{(-?\d{1,6})\}|(-?\d{1,6}))")
 

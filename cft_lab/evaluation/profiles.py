@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from cft_lab.evaluation.equivalence import STRICT, Terms
+from cft_lab.evaluation.decimals import STRICT, Terms
 
 _PHRASES = ("boxed", "hashes", "final-answer", "answer")
 _CHOICE = ("boxed", "final-answer", "answer", "choice-phrase", "last-choice", "option-text")
@@ -23,6 +23,7 @@ class Profile:
     name: str
     rules: tuple[str, ...]
     choice_rules: tuple[str, ...] | None = None
+    plain_numbers: bool = False  # golds are numbers and an answer must be written as one: see plain_numbers.py
     always_choice: bool = False  # every gold is a letter of an option
     number_fallback: bool = False  # the last number of a text counts if the gold is a number
     formula_fallback: bool = False  # the last formula of a text counts if the gold is neither a number nor a word
@@ -30,7 +31,7 @@ class Profile:
 
 
 #: the lab prompts ask for a box and nothing else counts
-LAB = Profile("lab", ("boxed",))
+LAB = Profile("lab", ("boxed",), plain_numbers=True)
 #: files from anywhere: every rule that the gold allows
 ANY = Profile("any", (*_PHRASES, "bool-word"), _CHOICE, number_fallback=True, formula_fallback=True)
 

@@ -9,14 +9,17 @@ import logging
 from typing import Any
 
 from cft_lab.evaluation.answer_text import ROW_END
-from cft_lab.evaluation.equivalence import UnreadableGold
+from cft_lab.evaluation.equivalence import UnreadableGoldError
 from cft_lab.evaluation.expressions import read_expression
 
 _FLOAT_DECIMALS = 6  # math-verify's own default
 
 
 def symbolic_equal(gold: str, answer: str) -> bool:
-    """Whether math-verify takes the two texts for equal. Raises UnreadableGold if the gold cannot be read; an unreadable answer is not equal."""
+    """Whether math-verify takes the two texts for equal; an unreadable answer is not.
+
+    Raises UnreadableGoldError if the gold cannot be read.
+    """
     from math_verify import verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limit is off: the worker's holds
@@ -25,7 +28,7 @@ def symbolic_equal(gold: str, answer: str) -> bool:
     except Exception as error:  # the grammar's failures have no common type
         if read_expression(gold) is not None:
             return False  # a sound gold; sympy merely has no name for it
-        raise UnreadableGold(f"the gold {gold[:200]!r} cannot be read: {type(error).__name__}") from error
+        raise UnreadableGoldError(f"the gold {gold[:200]!r} cannot be read: {type(error).__name__}") from error
     try:
         answer_tree = _parse(answer)
     except Exception:

@@ -2,8 +2,8 @@
 
 python -m cft_lab.evaluation.symbolic_worker MEMORY_BYTES SECONDS
 
-The limits are the kernel's: address space, and processor time per task. Whoever exceeds the second is killed, the first gives a MemoryError; the
-parent, which also watches the clock, starts another worker.
+The limits are the kernel's: address space (beyond it Python raises MemoryError) and processor time per task (beyond it the
+process is killed). The parent, which also watches the clock, starts another worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import sys
 from fractions import Fraction
 from typing import Any
 
-from cft_lab.evaluation.equivalence import Terms, UnreadableGold, compare
+from cft_lab.evaluation.decimals import Terms
+from cft_lab.evaluation.equivalence import UnreadableGoldError, compare
 from cft_lab.evaluation.paper_grader import paper_compare
 from cft_lab.evaluation.symbolic import symbolic_equal
 
@@ -53,7 +54,7 @@ def _verdict(task: dict[str, Any]) -> dict[str, Any]:
         paper = True if strict else task["paper"]
         if paper is None:
             paper = _paper(task, terms)
-    except UnreadableGold as error:
+    except UnreadableGoldError as error:
         return {"reason": str(error)}
     except MemoryError:
         return {"reason": "the comparison needed more memory than a worker is given"}
@@ -67,7 +68,7 @@ def _verdict(task: dict[str, Any]) -> dict[str, Any]:
 def _paper(task: dict[str, Any], terms: Terms) -> bool:
     try:
         return bool(paper_compare(task["gold"], task["answer"], terms, symbolic_equal))
-    except UnreadableGold:
+    except UnreadableGoldError:
         return False  # what the paper's cut at "=" leaves of a sound gold may be nothing readable
 
 

@@ -1,24 +1,19 @@
-"""Units of measurement and currencies in answers: which words are units, and when two of them are the same. Nothing is converted."""
+"""Units of measurement and currencies: which words are units, and when two of them are the same. Nothing is converted."""
 
 from __future__ import annotations
 
 import re
 
-#: every spelling -> one name; plurals in -s are understood
-_SPELLINGS = {
-    "mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "dm": "dm", "m": "m meter metre", "km": "km kilometer kilometre",
-    "nm": "nm nanometer", "um": "um micrometer micron", "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile",
-    "mg": "mg milligram", "g": "g gram gm", "kg": "kg kilogram", "lb": "lb lbs pound", "oz": "oz ounce", "ton": "ton tonne",
-    "ms": "ms millisecond", "s": "s sec second", "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month",
-    "year": "yr year", "ml": "ml milliliter millilitre", "l": "l L liter litre", "gal": "gal gallon", "degree": "deg degree",
-    "rad": "rad radian", "celsius": "celsius", "fahrenheit": "fahrenheit", "K": "K kelvin", "mph": "mph", "kmph": "kmph",
-    "N": "N newton", "J": "J joule", "kJ": "kJ kilojoule", "W": "W watt", "kW": "kW kilowatt", "V": "V volt", "A": "A amp ampere",
-    "ohm": "ohm", "Pa": "Pa pascal", "kPa": "kPa", "atm": "atm", "Hz": "Hz hertz", "kHz": "kHz", "MHz": "MHz", "mol": "mol mole",
-    "eV": "eV", "MeV": "MeV", "C": "coulomb", "T": "tesla", "erg": "erg", "pc": "pc parsec", "AU": "AU",
-    "dollar": "dollar dollars usd USD ¤", "cent": "cent ¢", "euro": "euro €", "gbp": "£ gbp GBP", "yen": "yen ¥", "rupee": "rupee ₹",
-    "unit": "unit units",
-}  # fmt: skip
-_NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
+#: the spellings of each unit, its name first; plurals in -s are understood
+_SPELLINGS = (
+    "mm millimeter millimetre; cm centimeter centimetre; dm; m meter metre; km kilometer kilometre; nm nanometer; um micrometer; "
+    "in inch inches; ft foot feet; yd yard; mi mile; mg milligram; g gram gm; kg kilogram; lb lbs pound; oz ounce; ton tonne; "
+    "ms millisecond; s sec second; min minute; h hr hour; day; week; month; year yr; ml milliliter millilitre; l L liter litre; "
+    "gal gallon; degree deg; rad radian; celsius; fahrenheit; K kelvin; mph; kmph; N newton; J joule; kJ kilojoule; W watt; "
+    "kW kilowatt; V volt; A amp ampere; ohm; Pa pascal; kPa; atm; Hz hertz; kHz; MHz; mol mole; eV; MeV; coulomb; tesla; erg; "
+    "pc parsec; AU; dollar usd USD ¤; cent ¢; euro €; GBP gbp £; yen ¥; rupee ₹; unit"
+)
+_NAMES = {word: words.split()[0] for words in _SPELLINGS.split(";") for word in words.split()}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 CURRENCY_SIGNS = "¤£€¥₹¢"
 

@@ -7,6 +7,7 @@ main script) is inherited, and they are ended by the end of their input if this 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -104,11 +105,9 @@ class WorkerPool:
         assert worker.process.stdin is not None
         worker.task = index
         worker.deadline = time.monotonic() + self.limits.seconds
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died; `_collect` sees that its output ended
             worker.process.stdin.write(json.dumps(tasks[index]).encode() + b"\n")
             worker.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died; `_collect` sees that its output ended
 
     def _wait(self) -> None:
         """Sleeps until a worker says something or the first deadline passes."""
@@ -174,7 +173,5 @@ def _end(worker: _Worker) -> None:
     worker.process.wait()
     for stream in (worker.process.stdin, worker.process.stdout):
         if stream is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):  # a task that it never read
                 stream.close()
-            except BrokenPipeError:
-                pass  # a task that it never read
