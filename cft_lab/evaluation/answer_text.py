@@ -10,7 +10,7 @@ import functools
 import re
 
 #: longer texts are compared as strings only; a real answer has a few hundred characters at most
-MAX_LENGTH = 10_000
+MAX_LENGTH = 5_000
 #: stands for the double backslash that ends a row of a matrix
 ROW_END = "⏎"
 

@@ -53,9 +53,7 @@ def _error_in_last_place(long: Node, short: Node, decimals: int) -> bool:
     rounded = exact(short)
     if rounded is None:
         return False
-    value = exact(long)
-    if value is None:
-        value = constant_value(long)
+    value = constant_value(long)
     if value is None:
         return False
     cut = abs(value) > abs(rounded)  # cutting goes towards zero, rounding either way by half a place
@@ -70,7 +68,5 @@ def within_tolerance(gold: str, gold_node: Node, answer_node: Node, terms: Terms
     target = exact(gold_node)
     if target is None:
         return False
-    value = exact(answer_node)
-    if value is None:
-        value = constant_value(answer_node)
+    value = constant_value(answer_node)
     return value is not None and abs(value - target) <= max(terms.absolute, relative * abs(target))

@@ -136,7 +136,11 @@ class _Comparison:
     # unions and intervals
 
     def unions(self, gold: Value, answer: Value) -> bool | None:
-        sides = [value.items if isinstance(value, Union) else (value,) for value in (gold, answer)]
+        sides: list[Many[Value]] = []
+        for value in (gold, answer):
+            if isinstance(value, Sequence) and value.opening == "" and all(is_inequality(item) for item in value.items):
+                value = as_union(value)  # x < 1 or x > 3
+            sides.append(value.items if isinstance(value, Union) else (value,))
         return self.unordered(*sides)
 
     # matrices
@@ -230,7 +234,7 @@ class _Comparison:
             return False
         if gold.base or answer.base:
             return gold.body == answer.body and (gold.base is None or answer.base is None or gold.base == answer.base)
-        if gold.is_text or answer.is_text or (gold.text.isalpha() and answer.text.isalpha()):
+        if gold.is_text or answer.is_text or ((gold.text + answer.text).isalpha() and min(len(gold.text), len(answer.text)) > 2):
             if plain_words(gold.text) == plain_words(answer.text) != "":
                 return True
             if gold.is_text or answer.is_text:

@@ -14,7 +14,8 @@ from typing import Any
 Node = tuple[Any, ...]
 
 _MAX_DEPTH = 60
-_MAX_TOKENS = 6_000
+_MAX_TOKENS = 3_000
+_MAX_POSTFIXES = 8  # powers and exclamation marks in a row
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d{1,4000}(?:\.\d{0,4000})?|\.\d{1,4000})(?:[eE][-+]?\d{1,4}(?![\d.a-zA-Z{]))?)"
     r"|(?P<command>\\[a-zA-Z]+)|(?P<word>[a-zA-Z]+)|(?P<other>\\[{}|]|.))"
@@ -128,20 +129,23 @@ class _Reader:
         negative = False
         while self.peek()[1] in ("+", "-"):
             negative ^= self.take()[1] == "-"
-        node = self.factor(depth)
+        above = [self.factor(depth)]
+        below: list[Node] = []  # flat, so that a long product makes no deep tree
+        divided = False  # whether the last factor stands below
         while True:
             value = self.peek()[1]
-            if value in ("*", "\\cdot", "\\times", "\\ast"):
+            if value in ("*", "\\cdot", "\\times", "\\ast", "/", "\\div"):
                 self.take()
-                if self.peek()[1] == "*":  # ** of programs
-                    raise _UnreadableError
-                node = ("mul", node, self.signed_factor(depth))
-            elif value in ("/", "\\div"):
-                self.take()
-                node = ("div", node, self.signed_factor(depth))
+                divided = value in ("/", "\\div")
+                (below if divided else above).append(self.signed_factor(depth))
             elif self.starts_factor():
-                node = self.juxtapose(node, depth)
+                left = None if divided else above.pop()
+                above += self.juxtapose(left, depth)
+                divided = False
             else:
+                node: Node = above[0] if len(above) == 1 else ("mul", *above)
+                if below:
+                    node = ("div", node, below[0] if len(below) == 1 else ("mul", *below))
                 return ("neg", node) if negative else node
 
     def signed_factor(self, depth: int) -> Node:
@@ -150,13 +154,16 @@ class _Reader:
             return ("neg", self.factor(depth))
         return self.factor(depth)
 
-    def juxtapose(self, left: Node, depth: int) -> Node:
-        """2x is a product; 1 1/2 and 1\\frac{1}{2} are mixed numbers; two other numbers in a row are unreadable."""
+    def juxtapose(self, left: Node | None, depth: int) -> list[Node]:
+        """The factors that `left` (None: it stands below a slash) and the next one make.
+
+        2x is a product; 1 1/2 and 1\\frac{1}{2} are mixed numbers; two other numbers in a row are unreadable.
+        """
         right = self.factor(depth)
-        if not (left[0] == "num" and left[1].denominator == 1 and self.tokens[self.place - 1][0] != "letter"):
+        if left is None or left[0] != "num" or left[1].denominator != 1:
             if right[0] == "num":
                 raise _UnreadableError
-            return ("mul", left, right)
+            return [right] if left is None else [left, right]
         if right[0] == "num":
             if self.peek()[1] != "/":
                 raise _UnreadableError
@@ -164,10 +171,10 @@ class _Reader:
             below = self.factor(depth)
             if below[0] != "num":
                 raise _UnreadableError
-            return ("add", left, ("div", right, below))
+            return [("add", left, ("div", right, below))]
         if right[0] == "div" and right[1][0] == "num" and right[2][0] == "num":
-            return ("add", left, right)
-        return ("mul", left, right)
+            return [("add", left, right)]
+        return [left, right]
 
     def starts_factor(self) -> bool:
         kind, value = self.peek()
@@ -187,7 +194,7 @@ class _Reader:
         if depth > _MAX_DEPTH:
             raise _UnreadableError
         node = self.base(depth + 1)
-        while True:
+        for _ in range(_MAX_POSTFIXES):
             value = self.peek()[1]
             if value == "^":
                 self.take()
@@ -201,6 +208,7 @@ class _Reader:
                 node = ("func", "factorial", node)
             else:
                 return node
+        raise _UnreadableError
 
     def exponent(self, depth: int) -> Node:
         """a^b^c is a^(b^c)."""
@@ -350,9 +358,10 @@ class _Reader:
             raise _UnreadableError
         if self.peek()[1] in ("(", "{", "["):
             return self.base(depth + 1)
-        node = self.signed_factor(depth + 1)
+        factors = [self.signed_factor(depth + 1)]
         while self.starts_factor() and self.peek()[1][1:] not in FUNCTIONS - {"sqrt"} and self.peek()[1] not in ("(", "["):
-            node = ("mul", node, self.factor(depth + 1))
+            factors.append(self.factor(depth + 1))
+        node: Node = factors[0] if len(factors) == 1 else ("mul", *factors)
         if self.peek()[1] == "/" and node[0] in ("const", "num", "mul"):  # \cos \pi/3
             self.take()
             node = ("div", node, self.factor(depth + 1))

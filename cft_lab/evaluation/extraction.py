@@ -148,7 +148,7 @@ def _after(pattern: re.Pattern[str], text: str, question: Question) -> str | Non
     return found
 
 
-_WORDS = re.compile(r"[^\W\d_]+(?:[^\w\n=+*/^]+[^\W\d_]+){2,}")
+_WORDS = re.compile(r"(?<![^\W\d_])[^\W\d_]++(?:[^\w\n=+*/^]++[^\W\d_]++){2,}+")  # possessive: linear
 _OTHER_SCRIPTS = re.compile(r"[\u0590-\u06ff\u0900-\u0dff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 
 
@@ -214,10 +214,11 @@ def _hashes(text: str, question: Question) -> str | None:
 # choices
 
 _CHOICE_PHRASE = re.compile(
-    r"(?:\b(?:option|choice|alternative|choose|select|pick|answer|opt for|go with)\b"
+    r"(?i:\b(?:option|choice|alternative|choose|select|pick|answer|opt for|go with)\b"
     r"[*_\s:]*(?:is|are|would be|must be|should be)?[*_\s:]*"
     r"(?:option|choice|answer|letter)?[*_\s:]*|(?:it's|it is|it must be|must be|is|therefore|thus|hence|so)\s+)"
-    r"(?:\\text\{|\$|\\\(|\\boxed\{|\(|\[|\*\*|\"|')*\s*([A-J])(?![a-zA-Z'’]|\s+(?:[a-z]|[-+*/=]\s))",
+    r"(?:\\text\{|\$|\\\(|\\boxed\{|\(|\[|\*\*|\"|')*\s*"
+    r"([B-HJ](?![a-zA-Z'’]|\s+[-+*/=]\s)|[AI](?![a-zA-Z'’]|\s+(?!is\b)[a-z]|\s+[-+*/=]\s))",
 )
 _CHOICE_LINE = re.compile(r"^\W*(?:option\s+|choice\s+)?\(?([A-J])(?:[).:](?:\s.*)?|\W*)$", re.MULTILINE | re.IGNORECASE)
 _MARKED_CHOICE = re.compile(r"\(([A-J])\)|\*\*\(?([A-J])[).:]?\*\*|(?<![\w$\\^_{(])([A-J])(?=[).,:;]?(?:\s*$|\s*\n))")
@@ -246,7 +247,13 @@ def _choice_phrase(text: str, question: Question) -> str | None:
     lines = [line for line in text.strip().split("\n") if line.strip()]
     for line in (*lines[-1:], *lines[:1]):
         match = _CHOICE_LINE.fullmatch(line.strip()[:500])
-        if match and match[1].upper() in question.letters and (match[1].isupper() or len(line.strip()) <= 4):
+        others = {letter for groups in _MARKED_CHOICE.findall(line) for letter in groups if letter}
+        if (
+            match
+            and others <= {match[1].upper()}
+            and match[1].upper() in question.letters
+            and (match[1].isupper() or len(line.strip()) <= 4)
+        ):
             return match[1].upper()
     return None
 
@@ -279,7 +286,7 @@ def _last_number(text: str, question: Question) -> str | None:
 
 
 def _last_formula(text: str, question: Question) -> str | None:
-    matches = list(_MATH.finditer(text[-20_000:]))
+    matches = list(_MATH.finditer(text[-5_000:]))
     return _content(matches[-1]) if matches else None
 
 

@@ -175,6 +175,7 @@ _LETTER_GOLD = re.compile(r"\(?([A-Ja-j])\)?\.?|\(([A-J])\)\s*\S.*|([A-J])(?:[.)
 #: a letter by itself, or options spoken of; in a text without either a gold like E is a quantity
 _NAMES_A_LETTER = re.compile(
     r"\b(?:options?|choices?|alternatives?)\b|\(\s*[A-Ja-j]\s*\)|(?<![\w\\$^{(])[A-J](?![\w'’^_=(]|\s*[=<>+/^-])|^\W*[a-j]\W*$"
+    r"|(?i:\banswer\b\W{0,4}(?:is\b\W{0,4})?[a-j])(?!\w)"
 )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import cmath
 import hashlib
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -20,6 +21,9 @@ _FUNCTION_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "ln": "
 
 class _UndefinedError(Exception):
     """The expression has no value at the point, or one that is too large to compute with."""
+
+
+_NO_VALUE = (_UndefinedError, ArithmeticError, ValueError)  # ours, overflow and division by zero, poles of the libraries
 
 
 def same_function(first: Node, second: Node) -> bool | None:
@@ -57,7 +61,7 @@ def constant_ratio(first: Node, second: Node) -> float | None:
         try:
             below = evaluate(second, point, precise=True)
             ratios.append(evaluate(first, point, precise=True) / below)
-        except (_UndefinedError, ArithmeticError, ValueError):
+        except _NO_VALUE:
             continue
     if len(ratios) < 3:
         return None
@@ -66,12 +70,15 @@ def constant_ratio(first: Node, second: Node) -> float | None:
 
 
 def constant_value(node: Node) -> Fraction | None:
-    """The value of an expression without unknowns to 60 significant digits; None if it is not real, or not within 1e-60 to 1e60."""
+    """The value of an expression without unknowns to 60 significant digits at least; None if it is not real, or irrational and not within 1e-60 to 1e60."""
     if variables(node) or has(node, "const", "infty"):
         return None
+    rational = exact(node)
+    if rational is not None:
+        return rational
     try:
         value = evaluate(node, {}, precise=True)
-    except (_UndefinedError, ArithmeticError):
+    except _NO_VALUE:
         return None
     if abs(value.imag) > 1e-40 * (1 + abs(value.real)) or not (value.real == 0 or 1e-60 < abs(value.real) < 1e60):
         return None
@@ -99,7 +106,7 @@ def _clearly_different(first: Node, second: Node, point: Mapping[str, int]) -> b
     try:
         largest: list[float] = [1e-300]
         a, b = evaluate(first, point, largest=largest), evaluate(second, point, largest=largest)
-    except (_UndefinedError, ArithmeticError, ValueError):
+    except _NO_VALUE:
         return None
     if not (cmath.isfinite(a) and cmath.isfinite(b)) or _leaves_reals(first, second, a, b):
         return None
@@ -119,13 +126,16 @@ def _agree_precisely(first: Node, second: Node, points: list[dict[str, int]]) ->
     for point in points:
         try:
             a, b = evaluate(first, point, precise=True), evaluate(second, point, precise=True)
-        except (_UndefinedError, ArithmeticError, ValueError):
+        except _NO_VALUE:
             continue
-        if _leaves_reals(first, second, a, b):
+        if _leaves_reals(first, second, a, b) or a != a or b != b or abs(a) == abs(b) == math.inf:
             continue
-        if abs(a - b) > 1e-40 * max(abs(a), abs(b), 1e-30):
+        size = max(abs(a), abs(b))
+        if size < 1e-60 and 0 in (a, b):
+            continue  # zero, or what rounding left of it
+        if abs(a - b) > 1e-40 * size or math.inf in (abs(a), abs(b)):
             return False
-        agreed += 1
+        agreed += bool(size < 1e30)  # 80 digits cannot tell 10^100 from 10^100 + 1
     return True if agreed >= min(3, len(points)) else None
 
 
@@ -144,30 +154,24 @@ def evaluate(node: Node, point: Mapping[str, int], precise: bool = False, larges
 
 
 def _evaluate(node: Node, point: Mapping[str, int], lib: Any, number: Any, largest: list[float] | None) -> Any:
-    kind = node[0]
+    values = [_evaluate(part, point, lib, number, largest) for part in node[1:] if isinstance(part, tuple)]
+    result = _operation(node[0], node, values, point, lib, number)
+    if largest is not None:
+        largest[0] = max(largest[0], abs(result))
+    return result
+
+
+def _operation(kind: str, node: Node, values: list[Any], point: Mapping[str, int], lib: Any, number: Any) -> Any:
     if kind == "num":
         return number(node[1].numerator, node[1].denominator)
     if kind == "var":
         return number(point[node[1]], 1 << 20)
     if kind == "const":
         return {"pi": lib.pi * number(1, 1), "e": lib.e * number(1, 1), "i": number(1, 1) * 1j}[node[1]]
-    values = [_evaluate(part, point, lib, number, largest) for part in node[1:] if isinstance(part, tuple)]
     if kind == "add":
-        result = values[0]
-        for value in values[1:]:
-            result = result + value
-    elif kind == "mul":
-        result = values[0]
-        for value in values[1:]:
-            result = result * value
-    else:
-        result = _operation(kind, node, values, lib, number)
-    if largest is not None:
-        largest[0] = max(largest[0], abs(result))
-    return result
-
-
-def _operation(kind: str, node: Node, values: list[Any], lib: Any, number: Any) -> Any:
+        return sum(values[1:], start=values[0])
+    if kind == "mul":
+        return math.prod(values[1:], start=values[0])
     if kind == "neg":
         return number(0, 1) - values[0]  # not -x, which turns +0i into -0i and roots onto the other branch
     if kind == "div":
@@ -184,7 +188,9 @@ def _operation(kind: str, node: Node, values: list[Any], lib: Any, number: Any) 
 
 
 def _power(base: Any, exponent: Any, lib: Any) -> Any:
-    if abs(exponent) > 1e6 or abs(base) > 1e300:
+    if lib is not cmath and exponent.imag == 0 and exponent.real > 1e30 and base.imag == 0 and base.real >= 2:
+        return lib.inf  # a tower like 9^9^9^9: larger than anything that is not one
+    if abs(exponent) > (1e6 if lib is cmath else 1e30):
         raise _UndefinedError
     whole = int(exponent.real)
     if exponent == whole and abs(whole) < 1000:
@@ -234,7 +240,7 @@ def _function(name: str, value: Any, lib: Any, number: Any) -> Any:
 
 
 def _gamma(value: Any, lib: Any) -> Any:
-    if lib is cmath or abs(value) > 1000:
+    if lib is cmath or abs(value) > 1e12:
         raise _UndefinedError
     return lib.gamma(value)
 
@@ -251,7 +257,7 @@ def _whole_function(name: str, value: Any, lib: Any, number: Any) -> Any:
         for step in range(2, whole + 1):
             result = result * step
         return result
-    low = int(value.real // 1)
+    low = whole - (whole > value.real)
     if near:
         return number(whole, 1)
     return number(low + (name == "ceil"), 1)

@@ -21,6 +21,7 @@ from cft_lab.evaluation.equivalence import UnreadableGoldError, compare
 from cft_lab.evaluation.paper_grader import paper_compare
 from cft_lab.evaluation.symbolic import symbolic_equal
 
+_NO_MEMORY = "the comparison needed more memory than a worker is given"
 _RECURSION_LIMIT = 3_000  # sympy recurses deeply on real answers; the stack holds several times this
 
 
@@ -39,7 +40,10 @@ def main(arguments: list[str]) -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)  # its default action ends the process, whatever it is doing
         reply = _verdict(json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        full = "memory" in reply.get("reason", "") or _resident_bytes() > memory_bytes // 2
+        ran_full = _address_space("VmPeak") > 0.9 * memory_bytes
+        if ran_full:  # sympy may have caught the MemoryError and said "not equal"; that was not measured
+            reply = {"reason": _NO_MEMORY}
+        full = ran_full or reply.get("reason") == _NO_MEMORY or _address_space("VmRSS") > memory_bytes / 2
         print(json.dumps(reply | {"leaving": full}), file=verdicts)
         if full:
             return
@@ -57,7 +61,7 @@ def _verdict(task: dict[str, Any]) -> dict[str, Any]:
     except UnreadableGoldError as error:
         return {"reason": str(error)}
     except MemoryError:
-        return {"reason": "the comparison needed more memory than a worker is given"}
+        return {"reason": _NO_MEMORY}
     except RecursionError:
         return {"reason": "the answer is nested too deeply to compare"}
     except Exception as error:  # sympy fails in many ways on text that it half understands; the item is an error, not wrong
@@ -72,9 +76,13 @@ def _paper(task: dict[str, Any], terms: Terms) -> bool:
         return False  # what the paper's cut at "=" leaves of a sound gold may be nothing readable
 
 
-def _resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _address_space(field: str) -> int:
+    """Bytes by the kernel's count: VmPeak, the most that was ever mapped, or VmRSS, what is in memory now; 0 where it does not tell."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
+    except (OSError, StopIteration):
+        return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cft_lab import prompts
 from cft_lab.config import Config
-from cft_lab.evaluation.grading import grade
+from cft_lab.evaluation.grading import Submission, grade_many
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Message, Problem, Sampling
 from cft_lab.store import Work
@@ -44,7 +44,7 @@ def sampling_of(config: Config) -> Sampling:
 def grade_all(rows: Sequence[Generation], items: Sequence[Problem]) -> list[Grade]:
     """Grades of final texts against the items' golds, in the order of the texts."""
     gold = {item.id: str(item.answer) for item in items}
-    return [grade(row.problem_id, gold[row.problem_id], row.final_text, row.finish) for row in rows]
+    return grade_many([Submission(row.problem_id, gold[row.problem_id], row.final_text, row.finish) for row in rows])
 
 
 def open_engine(config: Config, folder: Path) -> TransformersEngine:

@@ -12,7 +12,7 @@ from cft_lab.data.sources import load_problems
 from cft_lab.engines.base import Prompt
 from cft_lab.engines.journal import JournalEngine
 from cft_lab.engines.oracle import OracleEngine
-from cft_lab.evaluation.grading import grade
+from cft_lab.evaluation.grading import Submission, grade_many
 from cft_lab.evaluation.protocols import direct
 from cft_lab.lab import WORLD_VERSION
 from cft_lab.lab.oracle import Oracle
@@ -50,7 +50,8 @@ def responses(config: Config, pool: Stage, base: Stage) -> Stage:
         else:
             rows = _self_responses(config, work, items)
         known = [(row, item) for row, item in zip(rows, items, strict=True) if item.answer is not None]
-        right = sum(grade(i.id, str(i.answer), row.text).outcome is Outcome.CORRECT for row, i in known)
+        grades = grade_many([Submission(item.id, str(item.answer), row.text) for row, item in known])
+        right = sum(row.outcome is Outcome.CORRECT for row in grades)
         count = write_records(work.folder / RESPONSES, rows)
         return {"responses": count, "with_gold": len(known), "right": right}
 
