@@ -1,6 +1,6 @@
 """Every hostile string and ten thousand random mutations through the graders: outcomes, killed workers, times, memory.
 
-python benchmarks/grading_hostile.py [STRINGS.jsonl]      # rows with "text"; without a file, the strings of tests/evaluation/hostile.py
+python benchmarks/grading_hostile.py [STRINGS.jsonl]   # rows with "text"; by default the strings of tests/evaluation/hostile.py
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ def main() -> None:
         counts = pool.counts
     seconds = time.perf_counter() - started
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(
-        f"{len(tasks)} rows ({len(texts)} strings in four forms, {MUTATIONS} mutations) in {seconds:.0f} s, {JOBS} workers, {LIMITS}"
-    )
+    print(f"{len(tasks)} rows ({len(texts)} strings in four forms, {MUTATIONS} mutations) in {seconds:.0f} s")
+    print(f"{JOBS} workers, {LIMITS}")
     print("  ".join(f"{outcome} {count}" for outcome, count in sorted(Counter(row.outcome.value for row in grades).items())))
     print(counts)
     print(f"largest worker {children:.0f} MiB; this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

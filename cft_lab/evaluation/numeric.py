@@ -70,7 +70,10 @@ def constant_ratio(first: Node, second: Node) -> float | None:
 
 
 def constant_value(node: Node) -> Fraction | None:
-    """The value of an expression without unknowns to 60 significant digits at least; None if it is not real, or irrational and not within 1e-60 to 1e60."""
+    """The value of an expression without unknowns, exact if rational, else to 60 significant digits at least.
+
+    None if it is not real, or irrational and not within 1e-60 to 1e60.
+    """
     if variables(node) or has(node, "const", "infty"):
         return None
     rational = exact(node)

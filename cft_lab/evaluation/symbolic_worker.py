@@ -77,7 +77,7 @@ def _paper(task: dict[str, Any], terms: Terms) -> bool:
 
 
 def _address_space(field: str) -> int:
-    """Bytes by the kernel's count: VmPeak, the most that was ever mapped, or VmRSS, what is in memory now; 0 where it does not tell."""
+    """Bytes by the kernel's count: VmPeak, the most ever mapped, or VmRSS, what is in memory now; 0 where it does not tell."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
