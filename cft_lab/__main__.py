@@ -1,4 +1,4 @@
-"""`python -m cft_lab <command>`: looks at what was made."""
+"""`python -m cft_lab <command>`: looks at what was made, and grades answers from anywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import critiques, table1
+from cft_lab.commands import critiques, grade, table1
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.store import MANIFEST, Store, read_json, read_records
 
@@ -18,7 +18,7 @@ _COMMANDS = {"critiques": critiques.run, "table1": table1.run}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cft_lab", description="cft_lab: what is in the store")
+    parser = argparse.ArgumentParser(prog="python -m cft_lab", description="cft_lab: what is in the store; grading")
     commands = parser.add_subparsers(dest="command", required=True)
     stages = commands.add_parser("stages", help="lists the finished stages: name, key, when, size, from which config")
     stages.add_argument("--json", action="store_true", help="whole manifests, one JSON object a line")
@@ -30,7 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     table1.add_arguments(sets)
     for command in (stages, errors, quality, sets):
         command.add_argument("--store", type=Path, default=PROJECT_ROOT / "outputs", help="folder of the store (default: outputs)")
+    grade.add_parser(commands)
     options = parser.parse_args(arguments)
+    if options.command == "grade":
+        return grade.run(options)
     if not options.store.is_dir():
         print(f"--store {options.store} is not a folder: name the output_root of your runs", file=sys.stderr)
         return 2

@@ -141,11 +141,14 @@ class Generation:
 
 @dataclass(frozen=True)
 class Grade:
-    """The grade of one draw of an item."""
+    """The grade of one draw of an item: by the strict grader (`outcome`) and by the paper's (`paper`)."""
 
     problem_id: str
     outcome: Outcome
     extracted: str | None = None
+    rule: str | None = None  # the extraction rule that found the answer
+    paper: Outcome | None = None
+    reason: str | None = None  # why an error is one
     sample: int = 0
 
 
@@ -171,6 +174,7 @@ class Score:
     samples: int = 1
     majority: float | None = None
     passed: float | None = None
+    paper_accuracy: float | None = None  # by the paper's lenient grader
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ _NESTED: dict[type, dict[str, Any]] = {
     Sampling: {"stop": tuple},
     Turn: {"completion": lambda row: Completion(**row)},
     Generation: {"turns": lambda rows: tuple(from_row(Turn, row) for row in rows)},
-    Grade: {"outcome": Outcome},
+    Grade: {"outcome": Outcome, "paper": Outcome},
     Score: {"sampling": lambda row: from_row(Sampling, row), "interval": tuple},
     Result: {"scores": lambda rows: tuple(from_row(Score, row) for row in rows)},
 }

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from cft_lab import prompts
 from cft_lab.config import Config, EngineConfig
 from cft_lab.engines.base import Engine
 from cft_lab.engines.journal import JournalEngine, Memory
-from cft_lab.evaluation.grading import grade
+from cft_lab.evaluation.grading import Submission, grade_many
+from cft_lab.evaluation.profiles import profile_of
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Message, Problem, Sampling
 from cft_lab.stages.api import open_api
@@ -47,14 +49,23 @@ def sampling_of(config: Config) -> Sampling:
     return Sampling(inference.max_new_tokens, config.temperature, inference.top_p, config.seed, stop)
 
 
-def grade_all(rows: Sequence[Generation], items: Sequence[Problem]) -> list[Grade]:
-    """Grades of final texts against the items' golds, in the order of the texts; a refused item was not measured."""
-    gold = {item.id: str(item.answer) for item in items}
-    graded = (
-        grade(row.problem_id, gold[row.problem_id], row.final_text, "error" if row.finish == "refused" else row.finish)
-        for row in rows
-    )
+def grade_all(benchmark: str, rows: Sequence[Generation], items: Sequence[Problem]) -> list[Grade]:
+    """Grades of final texts against the golds of a benchmark's items, in the order of the texts."""
+    by_id = {item.id: item for item in items}
+    graded = grade_many([_submission(row, by_id[row.problem_id]) for row in rows], profile_of(benchmark))
     return [dataclasses.replace(found, sample=row.sample) for found, row in zip(graded, rows, strict=True)]
+
+
+def _submission(row: Generation, item: Problem) -> Submission:
+    """What the graders get of a final text; a refused item was not measured."""
+    return Submission(
+        row.problem_id,
+        str(item.answer),
+        row.final_text,
+        "error" if row.finish == "refused" else row.finish,
+        options=item.options or (),
+        tolerance=Fraction(str(item.tolerance or 0)),
+    )
 
 
 @contextlib.contextmanager

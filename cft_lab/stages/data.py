@@ -22,7 +22,8 @@ from cft_lab.data.methods import (
 from cft_lab.data.sources import load_pool, missing_source, source_identity
 from cft_lab.engines.base import Prompt
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
-from cft_lab.evaluation.grading import grade
+from cft_lab.evaluation.grading import Submission, grade_many
+from cft_lab.evaluation.profiles import ANY, LAB
 from cft_lab.evaluation.protocols import direct
 from cft_lab.lab import WORLD_VERSION
 from cft_lab.prompts import FORMATS
@@ -94,7 +95,7 @@ def responses(config: Config, pool: Stage, base: Stage) -> Stage:
             asked = {item.id: Prompt(f"{item.id}/solve", _solve(config, item.question)) for item in items}
             rows, counts = _write(writer, config, work, asked, lambda name, text: Response(name, text, writer.author))
         count = write_records(work.folder / RESPONSES, rows)
-        return {"responses": count} | _grade_responses(work, items, rows) | counts
+        return {"responses": count} | _grade_responses(config, work, items, rows) | counts
 
     return Stage(
         "responses",
@@ -112,10 +113,11 @@ def _solve(config: Config, question: str) -> tuple[Message, ...]:
     return prompts.eval_solve(FORMATS[config.responses.prompt_format], question)
 
 
-def _grade_responses(work: Work, items: Iterable[Problem], rows: Iterable[Response]) -> dict[str, int]:
+def _grade_responses(config: Config, work: Work, items: Iterable[Problem], rows: Iterable[Response]) -> dict[str, int]:
     """Grades what has a gold answer into a file of its own, for the quality of critiques."""
     gold = {item.id: str(item.answer) for item in items if item.answer is not None}
-    grades = [grade(row.problem_id, gold[row.problem_id], row.text) for row in rows if row.problem_id in gold]
+    known = [Submission(row.problem_id, gold[row.problem_id], row.text) for row in rows if row.problem_id in gold]
+    grades = grade_many(known, LAB if config.data.source == "lab" else ANY)
     write_records(work.folder / GRADES, grades)
     return {"with_gold": len(grades), "right": sum(row.outcome is Outcome.CORRECT for row in grades)}
 
@@ -186,7 +188,7 @@ def answers(config: Config, pool: Stage) -> Stage:
         rows, counts = _write(
             _teacher(config), config, work, asked, lambda name, text: Response(name, text, _teacher(config).author)
         )
-        return {"answers": write_records(work.folder / RESPONSES, rows)} | _grade_responses(work, items, rows) | counts
+        return {"answers": write_records(work.folder / RESPONSES, rows)} | _grade_responses(config, work, items, rows) | counts
 
     return _teacher_stage("answers", config, make, {"problems": pool}, prompts.TEACHER_ANSWER_SYSTEM)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cft_lab.config import Config, key_part
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_benchmark, load_items
+from cft_lab.evaluation.grading import GRADERS_VERSION
 from cft_lab.evaluation.protocols import PROTOCOLS
 from cft_lab.evaluation.sample_scores import sample_scores
 from cft_lab.evaluation.statistics import item_interval
@@ -90,7 +91,7 @@ def scores(config: Config, benchmark: str, generated: Stage) -> Stage:
 
     def make(work: Work) -> Mapping[str, Any]:
         items = load_items(benchmark, config.benchmarks.items, config.benchmarks.paths)
-        rows = grade_all(read_records(work.inputs["generations"] / GENERATIONS, Generation), items)
+        rows = grade_all(benchmark, read_records(work.inputs["generations"] / GENERATIONS, Generation), items)
         write_records(work.folder / GRADES, rows)
         write_json(work.folder / SCORE, to_row(_score(config, benchmark, rows)))
         return {outcome.value: sum(row.outcome is outcome for row in rows) for outcome in Outcome}
@@ -98,7 +99,7 @@ def scores(config: Config, benchmark: str, generated: Stage) -> Stage:
     return Stage(
         "scores",
         f"{benchmark}, {cell_label(config)}",
-        {},
+        {"graders": GRADERS_VERSION},
         make,
         {"generations": generated},
         modules=("evaluation", "lab"),
@@ -127,7 +128,14 @@ def _score(config: Config, benchmark: str, rows: Sequence[Grade]) -> Score:
         samples=samples,
         majority=fsum(items.majority) / measured if measured and samples > 1 else None,
         passed=fsum(items.passed) / measured if measured and samples > 1 else None,
+        paper_accuracy=_paper_accuracy(rows),
     )
+
+
+def _paper_accuracy(rows: Sequence[Grade]) -> float | None:
+    """Share of draws that the paper's grader accepts, of those that it could grade; None where there are none."""
+    known = [row.paper for row in rows if row.paper not in (None, Outcome.ERROR)]
+    return known.count(Outcome.CORRECT) / len(known) if known else None
 
 
 def result(config: Config, scored: Mapping[str, Stage], trained: Stage | None, cell: Mapping[str, Any]) -> Stage:

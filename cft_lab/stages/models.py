@@ -223,6 +223,6 @@ def _validation_curve(config: Config, work: Work, folders: Sequence[Path]) -> li
                 config.inference,
                 Sampling(selection.max_new_tokens, stop=tuple(config.inference.stop)),
             )
-        correct = sum(row.outcome is Outcome.CORRECT for row in grade_all(made, items))
+        correct = sum(row.outcome is Outcome.CORRECT for row in grade_all(selection.benchmark, made, items))
         curve.append({"step": int(folder.name.removeprefix("step-")), "correct": correct, "n": len(items)})
     return curve

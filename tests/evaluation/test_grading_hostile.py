@@ -1,0 +1,85 @@
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hostile
+import pytest
+
+from cft_lab.evaluation.grading import Submission, grade_many
+from cft_lab.evaluation.profiles import ANY
+from cft_lab.evaluation.workers import Limits, WorkerPool
+from cft_lab.records import Outcome
+
+Rows = Callable[[str], Iterator[dict[str, object]]]
+LIMITS = Limits(seconds=1.0, memory_bytes=1 << 30)
+ENDLESS = "\\sum_{k=1}^{10^{9}} \\frac{1}{k^{k}}"
+
+
+def check(texts: list[str], mutations: int) -> None:
+    """Grades texts and mutations; nothing may run, hang or fail, and the run must be bounded in time."""
+    tasks = list(hostile.submissions(texts, mutations, seed=1))
+    with WorkerPool(2, LIMITS) as pool:
+        grades = grade_many(tasks, ANY, pool=pool)
+        started = pool.counts.started
+    assert [row.problem_id for row in grades] == [task.problem_id for task in tasks]
+    assert all(row.reason for row in grades if row.outcome is Outcome.ERROR)
+    assert started <= 2 + pool.counts.killed_for_time + pool.counts.died + pool.counts.left_for_memory
+    assert not os.listdir(".")  # where executed code would have left its file
+
+
+@pytest.mark.slow
+def test_hostile_strings_and_mutations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(list(hostile.STRINGS), mutations=300)
+
+
+@pytest.mark.slow
+def test_hostile_strings_of_other_projects(shared_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [str(row["text"]) for row in shared_rows("grading/hostile.jsonl")]
+    monkeypatch.chdir(tmp_path)
+    check(texts, mutations=200)
+
+
+def test_a_worker_that_hangs_is_killed_and_only_its_item_is_an_error() -> None:
+    rows = [Submission("hangs", "\\int x dx", ENDLESS, extracted=True), Submission("fine", "\\int_0^1 2x dx", "1", extracted=True)]
+    started = time.monotonic()
+    with WorkerPool(1, Limits(seconds=1.0)) as pool:
+        hung, fine = grade_many(rows, ANY, pool=pool)
+        assert pool.counts.killed_for_time == 1
+        assert pool.counts.started == 2
+    assert (hung.outcome, fine.outcome) == (Outcome.ERROR, Outcome.CORRECT)
+    assert "longer than 1 s" in str(hung.reason)
+    assert time.monotonic() - started < 60
+
+
+def test_a_worker_that_needs_too_much_memory_is_replaced_and_only_its_item_is_an_error() -> None:
+    bloating = "(\\int_0^1 x dx + a + b + c + d + x)^{70}"
+    rows = [
+        Submission("bloats", "\\int x dx", bloating, extracted=True),
+        Submission("fine", "\\int_0^1 2x dx", "1", extracted=True),
+    ]
+    with WorkerPool(1, Limits(seconds=30.0, memory_bytes=400 << 20)) as pool:
+        bloated, fine = grade_many(rows, ANY, pool=pool)
+        assert pool.counts.started == 2
+    assert (bloated.outcome, fine.outcome) == (Outcome.ERROR, Outcome.CORRECT)
+    assert "memory" in str(bloated.reason)
+
+
+def test_no_worker_outlives_its_pool() -> None:
+    pool = WorkerPool(1)
+    grade_many([Submission("p", "\\int_0^1 2x dx", "1", extracted=True)], ANY, pool=pool)
+    processes = [worker.process for worker in pool._workers]
+    assert processes
+    pool.close()
+    assert all(process.poll() is not None for process in processes)
+
+
+@pytest.mark.parametrize(
+    "text", ["1+" * 2400 + "1", "x" * 4999, "(" * 4999, "a b " * 1200, "1," * 2400, "\\in x" * 900, "{" * 50 + "1" + "}" * 50]
+)
+def test_the_reader_of_this_process_is_fast_on_long_and_deep_texts(text: str) -> None:
+    started = time.monotonic()
+    made = grade_many([Submission("p", "42", text, extracted=True), Submission("p", "42", f"\\boxed{{{text}}}")], ANY)
+    assert {row.outcome for row in made} <= {Outcome.WRONG, Outcome.UNPARSED, Outcome.ERROR}
+    assert time.monotonic() - started < 30
