@@ -72,3 +72,15 @@ def shared_rows() -> Callable[[str], Iterator[dict[str, object]]]:
             yield from (json.loads(line) for line in file)
 
     return rows
+
+
+@pytest.fixture
+def own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is read from, or written to, the caches of whoever runs the tests."""
+    import datasets
+
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(cache / "datasets"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache / "datasets")
+    return cache
