@@ -9,11 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import critiques, grade, table1
+from cft_lab.commands import critiques, grade, grades, table1
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.store import MANIFEST, Store, read_json, read_records
 
-_COMMANDS = {"critiques": critiques.run, "table1": table1.run}
+_COMMANDS = {"critiques": critiques.run, "grades": grades.run, "table1": table1.run}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     critiques.add_arguments(quality)
     sets = commands.add_parser("table1", help="the paper's Table 1: training sets as published and as counted here")
     table1.add_arguments(sets)
-    for command in (stages, errors, quality, sets):
+    graded = commands.add_parser("grades", help="how the items of a scores stage were graded, and where the graders disagree")
+    grades.add_arguments(graded)
+    for command in (stages, errors, quality, sets, graded):
         command.add_argument("--store", type=Path, default=PROJECT_ROOT / "outputs", help="folder of the store (default: outputs)")
     grade.add_parser(commands)
     options = parser.parse_args(arguments)

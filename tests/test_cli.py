@@ -1,5 +1,6 @@
 """The command line as a person meets it: bad input, multirun, help."""
 
+import json
 import os
 import subprocess
 import sys
@@ -191,3 +192,14 @@ def test_stages_lists_what_was_made(debug_model: Path, shared_store: Path, tmp_p
     refused = subprocess.run([*command, str(tmp_path / "no")], capture_output=True, text=True, check=False, cwd=PROJECT_ROOT)
     assert refused.returncode == 2
     assert "is not a folder" in refused.stderr
+
+
+def test_grades_lists_where_the_graders_disagree(debug_model: Path, shared_store: Path) -> None:
+    run("method=base", *DEBUG, f"output_root={shared_store}")
+    stages = [sys.executable, "-m", "cft_lab", "stages", "--json", "--stage", "scores", "--store", str(shared_store)]
+    listed = subprocess.run(stages, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT).stdout.splitlines()
+    key = json.loads(listed[0])["key"]
+    grades = [sys.executable, "-m", "cft_lab", "grades", key, "--store", str(shared_store)]
+    told = subprocess.run([*grades, "--show", "truncated"], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT).stdout
+    assert "4 graded" in told or "12 graded" in told
+    assert "strict truncated  paper truncated" in told

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cft_lab.commands.listing import find_stage, printable
 from cft_lab.data.critique_quality import response_grades
 from cft_lab.records import Critique, Failure, Grade, Problem, Response
 from cft_lab.store import MANIFEST, read_json, read_records
@@ -20,7 +20,6 @@ _RATES = {
     "false_right": "wrong responses judged right",
     "false_wrong": "right responses judged wrong",
 }
-_LONGEST = 1500  # characters of a text that a sample shows
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -34,17 +33,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the quality report of one critiques stage."""
-    found = sorted(path.parent for path in (options.store / "critiques").glob(f"{options.key}*/{MANIFEST}"))
-    if len(found) != 1:
-        what = f"{len(found)} critiques stages begin" if found else "no critiques stage begins"
-        print(f"{what} with {options.key!r} in {options.store}: see `python -m cft_lab stages --stage critiques`", file=sys.stderr)
+    folder = find_stage(options.store, "critiques", options.key)
+    if folder is None:
         return 2
-    manifest = read_json(found[0] / MANIFEST)
+    manifest = read_json(folder / MANIFEST)
     if options.json:
         print(json.dumps(manifest["counts"], indent=2))
         return 0
     _print_report(manifest)
-    _print_samples(options, found[0], manifest["upstream"])
+    _print_samples(options, folder, manifest["upstream"])
     return 0
 
 
@@ -78,16 +75,16 @@ def _print_samples(options: argparse.Namespace, folder: Path, upstream: Mapping[
         problem, response = problems.get(row.problem_id), responses.get(row.problem_id)
         gold = problem.answer if problem else None
         grade = {True: "right", False: "wrong", None: "not graded"}[right.get(row.problem_id)]
-        print(f"\n--- {row.problem_id}, gold {_printable(str(gold))}, response {grade}, verdict {row.verdict}")
+        print(f"\n--- {row.problem_id}, gold {printable(str(gold))}, response {grade}, verdict {row.verdict}")
         for title, text in (
             ("question", problem.question if problem else ""),
             ("response", response.text if response else ""),
             ("critique", row.text),
         ):
-            print(f"[{title}] {_printable(text)}")
+            print(f"[{title}] {printable(text)}")
     failed = read_records(folder / "failed.jsonl", Failure) if (folder / "failed.jsonl").exists() else []
     for failure in failed[: options.samples]:
-        print(f"\n--- {failure.problem_id} {failure.finish}: {_printable(failure.reason)}")
+        print(f"\n--- {failure.problem_id} {failure.finish}: {printable(failure.reason)}")
 
 
 def _upstream(store: Path, keys: Mapping[str, str], stage: str, file: str, kind: type[Any]) -> list[Any]:
@@ -102,9 +99,3 @@ def _fits(row: Critique, right: Mapping[str, bool | None], show: str) -> bool:
         return row.verdict is None
     graded = right.get(row.problem_id)
     return show == "any" or (row.verdict is not None and graded is not None and row.verdict is not graded)
-
-
-def _printable(text: str) -> str:
-    """A model's text made safe for a terminal: no control characters but line breaks and tabs, and not endless."""
-    shown = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text[:_LONGEST])
-    return shown + (f" [{len(text) - _LONGEST:,} characters more]" if len(text) > _LONGEST else "")

@@ -4,15 +4,17 @@ Every function here but `track` returns a `Stage`. Its `config` holds exactly th
 `config.key_part`), and its `make` calls the library; nothing is decided here that changes a result.
 """
 
-from cft_lab.stages.common import GENERATIONS
+from cft_lab.stages.common import GENERATIONS, GRADES
 from cft_lab.stages.data import answers, critiques, examples, mixed_examples, problems, responses
-from cft_lab.stages.evaluation import RESULT, generations, result, scores, track
+from cft_lab.stages.evaluation import RESULT, SCORE, generations, result, scores, track
 from cft_lab.stages.models import base_model, candidates, selected
 from cft_lab.stages.writers import forget_refused
 
 __all__ = [
     "GENERATIONS",
+    "GRADES",
     "RESULT",
+    "SCORE",
     "answers",
     "base_model",
     "candidates",
