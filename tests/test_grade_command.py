@@ -61,13 +61,16 @@ def test_rows_come_out_in_order_and_a_bad_row_costs_itself(file: Path) -> None:
         "paper": "correct",
     }
     reasons = [row["reason"] for row in rows if row["outcome"] == "error"]
-    for reason, words in zip(
-        reasons,
-        ("line 5: not valid JSON", "line 6: must be a JSON object", "gold is missing", "neither response nor pred", "response must be text",
-         "expected 'perhaps' must be true or false", "line 11: not valid UTF-8"),
-        strict=True,
-    ):  # fmt: skip
-        assert words in reason
+    expected = [
+        "line 5: not valid JSON",
+        "line 6: must be a JSON object",
+        "gold is missing",
+        "neither response nor pred",
+        "response must be text",
+        "expected 'perhaps' must be true or false",
+        "line 11: not valid UTF-8",
+    ]
+    assert all(words in reason for words, reason in zip(expected, reasons, strict=True)), reasons
     assert "correct 3  wrong 1  unparsed 0  truncated 1  error 7" in done.stderr
     assert "accuracy 60.00% [23.07%, 88.24%] of 5 rows" in done.stderr
     assert 'agreement with "expected": 3 of 3 (100.00%)' in done.stderr
