@@ -106,7 +106,7 @@ def _unbox(text: str) -> str:
 
 def _strip_punctuation(text: str) -> str:
     text = text.strip()
-    while text and (text[-1] in ",;:。\\" or (text[-1] == "." and not text.endswith("m."))):
+    while text and (text[-1] in ",;:。\\" or (text[-1] == "." and not re.search(r"[ap]\.\s?m\.$", text))):
         text = text[:-1].rstrip()
     return text.lstrip(",;: ")
 

@@ -65,8 +65,5 @@ def within_tolerance(gold: str, gold_node: Node, answer_node: Node, terms: Terms
     relative = terms.relative if re.search(r"\.|\de", gold) else Fraction(0)
     if not relative and not terms.absolute:
         return False
-    target = exact(gold_node)
-    if target is None:
-        return False
-    value = constant_value(answer_node)
-    return value is not None and abs(value - target) <= max(terms.absolute, relative * abs(target))
+    target, value = constant_value(gold_node), constant_value(answer_node)
+    return target is not None and value is not None and abs(value - target) <= max(terms.absolute, relative * abs(target))

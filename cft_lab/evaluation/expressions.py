@@ -30,6 +30,7 @@ _GREEK = frozenset(
     | {"mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "hbar", "ell"}
     | {"Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega"}
 )
+_FUNCTION_NAMES = frozenset("fghpquyEFGHIPVX")
 _ACCENTS = frozenset(["dot", "ddot", "bar", "hat", "tilde", "overline", "vec", "overrightarrow", "widehat", "mathbb"])
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
 
@@ -263,6 +264,10 @@ class _Reader:
 
     def letter(self, value: str) -> Node:
         name = value + self.subscript()
+        following = [token for _, token in self.tokens[self.place : self.place + 3]]
+        if value in _FUNCTION_NAMES and following[:1] == ["("] and following[2:] == [")"] and following[1][0].isdigit():
+            self.place += 3
+            return ("var", f"{name}({following[1]})")  # f(0) is a value of f, not f times 0
         if name in ("e", "i"):
             return ("const", name)
         return ("var", name)

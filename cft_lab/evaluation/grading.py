@@ -31,7 +31,7 @@ from cft_lab.evaluation.extraction import (
     is_prose,
 )
 from cft_lab.evaluation.paper_grader import paper_compare
-from cft_lab.evaluation.plain_numbers import plain_equal
+from cft_lab.evaluation.plain_numbers import plain_box, plain_equal
 from cft_lab.evaluation.profiles import LAB, Profile
 from cft_lab.evaluation.scalars import Scalar
 from cft_lab.evaluation.workers import Limits, WorkerPool
@@ -133,23 +133,34 @@ def _judge(submission: Submission, profile: Profile) -> Grade | _Answer:
     problem_id, finish = submission.problem_id, submission.finish
     if finish == "error":
         return Grade(problem_id, Outcome.ERROR, paper=Outcome.ERROR, reason="there is no response: the engine reported an error")
-    gold = submission.gold if profile.plain_numbers else gold_answer(submission.gold)
+    if profile.plain_numbers:
+        return _judge_plain(submission)
+    gold = gold_answer(submission.gold)
     letter = _gold_letter(gold, submission, profile)
-    question = Question(submission.options, 1 if letter or profile.plain_numbers else count_parts(gold), _is_number(gold))
+    question = Question(submission.options, 1 if letter else count_parts(gold), _is_number(gold))
     found = _find(submission, gold, letter, question, profile)
     if found is None:
-        missing = Outcome.TRUNCATED if finish == "length" else Outcome.UNPARSED
-        return Grade(problem_id, missing, paper=missing)
+        return _without_answer(submission)
     if letter:
         right = _right_choice(letter, found.answer, submission.options, gold)
         if right is not None:
             return Grade(problem_id, _outcome(right), found.answer, found.rule, _outcome(right))
-    if profile.plain_numbers:
-        right = plain_equal(gold, found.answer)
-        return Grade(problem_id, _outcome(right), found.answer, found.rule, _outcome(right))
     terms = replace(profile.terms, absolute=submission.tolerance) if submission.tolerance else profile.terms
     strict = compare(gold, found.answer, terms)
     return _Answer(gold, found, terms, strict, True if strict else paper_compare(gold, found.answer, terms))
+
+
+def _judge_plain(submission: Submission) -> Grade:
+    found = plain_box(submission.text)
+    if found is None:
+        return _without_answer(submission)
+    outcome = _outcome(plain_equal(submission.gold, found))
+    return Grade(submission.problem_id, outcome, found, "boxed", outcome)
+
+
+def _without_answer(submission: Submission) -> Grade:
+    missing = Outcome.TRUNCATED if submission.finish == "length" else Outcome.UNPARSED
+    return Grade(submission.problem_id, missing, paper=missing)
 
 
 def gold_answer(gold: str) -> str:

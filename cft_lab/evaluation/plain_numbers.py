@@ -1,4 +1,4 @@
-"""Equality for golds that are plain numbers, as in the lab world: the same text after normalising, or the same exact value.
+"""Box and equality for golds that are plain numbers, as in the lab world: the same text after normalising, or the same exact value.
 
 Nothing else counts here: 3 + 4 is not 7, so that a model has to finish its sum.
 """
@@ -12,6 +12,23 @@ _NUMBER = re.compile(r"[-+]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})")
 _FRACTION = re.compile(r"(?P<sign>[-+]?)\\?frac\{(?P<a>[-+]?\d{1,400})\}\{(?P<b>[-+]?\d{1,400})\}")
 _RATIO = re.compile(r"(?P<a>[-+]?\d{1,400})/(?P<b>[-+]?\d{1,400})")
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:([, ])\d{3})(?:\1\d{3})*(?:\.\d+)?")
+
+
+def plain_box(text: str) -> str | None:
+    """The content of the last \\boxed{...} (or \\fbox) with balanced braces; None if there is none or it is empty.
+
+    Stricter than extraction.extract_boxed (a box is \\boxed{ and nothing else): lab results stay comparable over time.
+    """
+    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    if start < 0:
+        return None
+    begin = text.index("{", start) + 1
+    depth = 1
+    for place in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[begin:place].strip() or None
+    return None
 
 
 def plain_equal(gold: str, answer: str) -> bool:

@@ -130,6 +130,9 @@ TABLE = [
     ("\\frac{\\sqrt3}{3}", "\\frac{1}{\\sqrt3}", True),
     ("-\\sqrt{x-3}+3", "-7", False),
     ("C_1 e^t", "C_{1}\\exp(t)", True),
+    ("I(0)", "0", False),
+    ("f(1) + x", "x + f(1)", True),
+    ("6m", "6m.", True),
     ("10^{100}", "10^{100}+1", False),
     ("\\sqrt{10^{20}+1}-10^{10}", "\\frac{1}{\\sqrt{10^{20}+1}+10^{10}}", True),
     # words, bases, times

@@ -59,7 +59,7 @@ def test_a_worker_that_needs_too_much_memory_is_replaced_and_only_its_item_is_an
         Submission("bloats", "\\int x dx", bloating, extracted=True),
         Submission("fine", "\\int_0^1 2x dx", "1", extracted=True),
     ]
-    with WorkerPool(1, Limits(seconds=30.0, memory_bytes=400 << 20)) as pool:
+    with WorkerPool(1, Limits(seconds=30.0, memory_bytes=256 << 20)) as pool:
         bloated, fine = grade_many(rows, ANY, pool=pool)
         assert pool.counts.started == 2
     assert (bloated.outcome, fine.outcome) == (Outcome.ERROR, Outcome.CORRECT)
