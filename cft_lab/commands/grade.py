@@ -28,7 +28,7 @@ from typing import Any
 from cft_lab.evaluation.grading import Submission, grade_many
 from cft_lab.evaluation.profiles import PROFILES, Profile, profile_of
 from cft_lab.evaluation.statistics import wilson
-from cft_lab.evaluation.workers import Limits, WorkerPool
+from cft_lab.evaluation.workers import Limits, WorkerPool, processors
 from cft_lab.records import Grade, Outcome
 
 _CHUNK = 2_000  # rows that are graded together: results flow while a long file is read
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     summary = _Summary(options.grader)
     try:
-        with WorkerPool(options.jobs or len(os.sched_getaffinity(0)), Limits()) as pool:
+        with WorkerPool(options.jobs or processors(), Limits()) as pool:
             rows = summary.watch(_graded(_read(options.file), profile, options.grader, pool))
             _write(rows, options.output, options.csv)
     except BrokenPipeError:  # `| head`

@@ -7,7 +7,6 @@ ran into a limit is an error, never a wrong answer.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from cft_lab.evaluation.paper_grader import paper_compare
 from cft_lab.evaluation.plain_numbers import plain_box, plain_equal
 from cft_lab.evaluation.profiles import LAB, Profile
 from cft_lab.evaluation.scalars import Scalar
-from cft_lab.evaluation.workers import Limits, WorkerPool
+from cft_lab.evaluation.workers import Limits, WorkerPool, processors
 from cft_lab.records import Grade, Outcome
 
 __all__ = ["GRADERS_VERSION", "Submission", "extract_boxed", "grade", "grade_many"]
@@ -99,7 +98,7 @@ def grade_many(
 def _run(tasks: Sequence[dict[str, Any]], jobs: int | None, limits: Limits | None, pool: WorkerPool | None) -> list[dict[str, Any]]:
     if pool is not None:
         return pool.run(tasks)
-    with WorkerPool(jobs or len(os.sched_getaffinity(0)), limits or Limits()) as own:
+    with WorkerPool(jobs or processors(), limits or Limits()) as own:
         return own.run(tasks)
 
 

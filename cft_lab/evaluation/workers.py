@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,11 @@ class Limits:
 
     seconds: float = 10.0
     memory_bytes: int = 2 << 30
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass
@@ -153,7 +159,7 @@ class WorkerPool:
             )
         _end(worker)
         overran = worker.process.returncode is not None and reason.startswith("the comparison")
-        by_timer = worker.process.returncode == -27  # SIGPROF: the kernel's count of its processor time ran out
+        by_timer = worker.process.returncode == -signal.SIGPROF  # the kernel's count of its processor time ran out
         if overran or by_timer:
             self.counts.killed_for_time += 1
             reason = f"the comparison took longer than {self.limits.seconds:g} s"
