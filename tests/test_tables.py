@@ -1,5 +1,6 @@
 """The table's numbers against scipy, on grades written by hand."""
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def result(root: Path, name: str, chance: float) -> Result:
     write_records(folder / "grades.jsonl", [Grade(f"p{i}", outcome) for i, outcome in enumerate(outcomes)])
     correct = outcomes.count(Outcome.CORRECT)
     interval = stats.binomtest(correct, N).proportion_ci(method="wilson")
-    score = Score("b", "direct", Sampling(8), N, correct, 0, 0, 0, correct / N, (interval.low, interval.high))
+    score = Score("b", "direct", Sampling(8), N, correct, 0, 0, 0, correct / N, (interval.low, interval.high),
+                  paper_accuracy=correct / N)  # fmt: skip
     return Result({}, {"scores/b": name}, (score,))
 
 
@@ -71,3 +73,14 @@ def test_failed_cells_are_named_and_never_a_number(tmp_path: Path, capsys: pytes
     printed = capsys.readouterr().out
     assert "FAILED b: RuntimeError: no" in printed
     assert "Difference" not in printed
+
+
+def test_the_papers_grader_has_a_column_where_it_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = result(tmp_path, "a0", 0.7)
+    print_table([("a", run)], tmp_path)
+    assert "paper's grader" not in capsys.readouterr().out
+    lenient = dataclasses.replace(run, scores=(dataclasses.replace(run.scores[0], paper_accuracy=0.875),))
+    print_table([("a", lenient)], tmp_path)
+    printed = capsys.readouterr().out
+    assert "AVG, paper's grader" in printed
+    assert "87.5" in printed
