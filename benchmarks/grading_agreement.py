@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cft_lab.commands.grade import RowError, submission
 from cft_lab.evaluation.grading import Submission, grade_many
 from cft_lab.evaluation.profiles import ANY
-from cft_lab.commands.grade import RowError, submission
 from cft_lab.records import Outcome
 
 REASONS = Path(__file__).with_name("grading_disagreements.json")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cft_lab.__main__ import main
-from cft_lab.config import PROJECT_ROOT
 from cft_lab.commands.grade import RowError, submission
+from cft_lab.config import PROJECT_ROOT
 
 Rows = Callable[[str], Iterator[dict[str, object]]]
 
