@@ -216,6 +216,7 @@ def test_a_local_model_teaches_and_responds(taught: Callable[..., Config], serve
         ({}, ["teacher.api_key_env=NO_SUCH_KEY"], ConfigError, "environment variable NO_SUCH_KEY"),
         ({}, ["teacher.max_cost_usd=0"], ConfigError, "teacher.max_cost_usd=0 lets nothing be sent"),
         ({}, ["teacher.max_cost_usd=1"], ConfigError, "cannot be kept without a price"),
+        ({}, ["+prices.input_usd={loopback-1: 1}"], ConfigError, "prices.output_usd has no price for 'loopback-1'"),
         ({}, ["teacher.model=null"], ConfigError, "teacher.model has no value"),
         ({"key": "sk-right"}, ["teacher.api_key_env=WRONG_KEY"], ApiError, "refused the key"),
         ({"models": ["another"]}, [], ApiError, "does not know this model"),
@@ -242,7 +243,7 @@ def test_what_stops_a_teacher_at_once(
 
 
 def test_a_spent_budget_stops_before_it_is_crossed_and_goes_on_later(taught: Callable[..., Config], server: Loopback) -> None:
-    priced = ("+prices.input_usd.loopback-1=100", "+prices.output_usd.loopback-1=1000", "teacher.max_new_tokens=40")
+    priced = ("+prices.input_usd={loopback-1: 100}", "+prices.output_usd={loopback-1: 1000}", "teacher.max_new_tokens=40")
     with pytest.raises(BudgetReached):
         make_examples(taught(server, "method=cft", *priced, "teacher.max_cost_usd=0.5"))
     first = sum(server.stats()["valid"].values())

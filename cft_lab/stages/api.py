@@ -79,6 +79,7 @@ class ConfirmedEngine:
 def api_lacks(model: str, api: ApiConfig, group: str, prices: PricesConfig) -> Iterator[str]:
     """What is lacking for calling a model behind an API, one line each; `group` is the config group of `api`."""
     from cft_lab.engines.api.cost import price_of
+    from cft_lab.engines.api.errors import ApiError
 
     if importlib.util.find_spec("openai") is None:
         yield f"{group}.kind=openai: the package openai is not installed: `pip install openai`"
@@ -87,10 +88,15 @@ def api_lacks(model: str, api: ApiConfig, group: str, prices: PricesConfig) -> I
             f"{group}.kind=openai needs the API key in the environment variable {api.api_key_env}: export it, name another one "
             f"with {group}.api_key_env, or set {group}.api_key_env=null for a server that wants none"
         )
+    try:
+        price = price_of(model, prices)
+    except ApiError as error:
+        yield str(error)
+        return
     if api.max_cost_usd == 0:
         yield f"{group}.max_cost_usd=0 lets nothing be sent: raise it, or set it to null for no limit"
-    elif api.max_cost_usd is not None and price_of(model, prices) is None:
+    elif api.max_cost_usd is not None and price is None:
         yield (
-            f"{group}.max_cost_usd={api.max_cost_usd:g} cannot be kept without a price: give +prices.input_usd.{model}=... "
-            f"and +prices.output_usd.{model}=... (dollars per million tokens), or set {group}.max_cost_usd=null"
+            f"{group}.max_cost_usd={api.max_cost_usd:g} cannot be kept without a price: give '+prices.input_usd={{{model}: DOLLARS}}'"
+            f" and '+prices.output_usd={{{model}: DOLLARS}}' (per million tokens), or set {group}.max_cost_usd=null"
         )

@@ -138,12 +138,16 @@ class Replies:
 
 
 def forget_refused(partial: Path) -> None:
-    """Takes refused rows out of the journal of a stage that is open again, so that they are asked once more."""
+    """Makes the refused rows of a stage that is open again count as failed, so that they are asked once more.
+
+    They stay in the journal with what they cost.
+    """
     kept = partial / f"{JOURNAL}.kept"
     with Journal(partial / JOURNAL) as journal, Journal(kept) as rest:
         for _, row in journal.rows():
-            if row["completion"]["finish"] != "refused":
-                rest.append(row)
+            if row["completion"]["finish"] == "refused":
+                row["completion"]["finish"] = "error"
+            rest.append(row)
     os.replace(kept, partial / JOURNAL)
 
 
