@@ -50,8 +50,10 @@ def _examples(config: Config, base: Stage) -> Stage:
 def check(config: Config) -> None:
     """Raises ConfigError, with all that this machine lacks for the stages that are yet to be made."""
     lacking = list(preflight.lacking(config))
+    store = Store(output_root(config))
     try:
-        for stage in Store(output_root(config)).unmade(plan(config).result):
+        result = plan(config).result
+        for stage in [*store.unmade(result), *_with_lost_rows(config, store, result)]:
             lacking += stage.lacks()
     except DataError as error:  # a data file that the keys are made of is not there
         lacking.append(str(error))
@@ -69,15 +71,27 @@ def run(config: Config, say: Callable[[str], None] = print) -> Result:
     return from_row(Result, read_json(folder / stages.RESULT))
 
 
+_reopened: set[Path] = set()  # stage folders that this process has opened again: once is enough, whatever cells share them
+
+
 def _reopen_failed(config: Config, store: Store, result: Stage) -> None:
     """Opens finished stages again that lost rows, if the config asks for it."""
+    for stage in _with_lost_rows(config, store, result):
+        _reopened.add(store.folder(stage))
+        stages.forget_refused(store.reopen(stage))
+
+
+def _with_lost_rows(config: Config, store: Store, result: Stage) -> list[Stage]:
+    """Finished stages with failed or refused rows that the config wants to be tried again."""
     asked = {group for group in ("teacher", "responses") if getattr(config, group).retry_failed}
     groups = {"critiques": "teacher", "answers": "teacher", "responses": "responses"}
-    for stage in result.walk():
-        if groups.get(stage.name) in asked and store.is_done(stage):
+    found = []
+    for stage in result.walk() if asked else ():
+        if groups.get(stage.name) in asked and store.is_done(stage) and store.folder(stage) not in _reopened:
             counts = store.manifest(stage)["counts"]
             if counts.get("failed") or counts.get("refused"):
-                stages.forget_refused(store.reopen(stage))
+                found.append(stage)
+    return found
 
 
 def output_root(config: Config) -> Path:

@@ -45,21 +45,26 @@ class Problem:
 
 @dataclass(frozen=True)
 class Response:
-    """Somebody's attempt at a problem: the data set's own, a model's, or a teacher's."""
+    """Somebody's attempt at a problem: the data set's own, a model's, or a teacher's. `cut_off`: it ran into its length limit."""
 
     problem_id: str
     text: str
     author: str
+    cut_off: bool = False
 
 
 @dataclass(frozen=True)
 class Critique:
-    """A teacher's critique of one response; verdict True = judged right, None = no readable conclusion."""
+    """A teacher's critique of one response; verdict True = judged right, None = no readable conclusion.
+
+    `cut_off`: it ran into its length limit.
+    """
 
     problem_id: str
     text: str
     teacher: str
     verdict: bool | None = None
+    cut_off: bool = False
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,13 @@ KEY_LENGTH = 16  # hex digits: 64 bits; a store would need 10^8 stages for a col
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage's `make` gets: the folder to write into, the finished folders of its upstream stages by role, a voice."""
+    """What a stage's `make` gets: the folder to write into, the finished folders of its upstream stages by role, a voice, twins."""
 
     folder: Path
     inputs: Mapping[str, Path]
     key: str
     say: Callable[[str], None] = print
+    twins: tuple[Path, ...] = ()  # folders of stages, finished or not, that differ from this one upstream only
 
 
 @dataclass(frozen=True)
@@ -182,10 +183,11 @@ class Store:
             folder.rename(partial)
         resumed = partial.exists()
         partial.mkdir(exist_ok=True)
-        write_json(partial / "owner.json", {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        write_json(partial / "owner.json", owner | {"config": dict(stage.config), "prompts": dict(stage.prompts)})
         self._say(f"{'resume' if resumed else 'make':>7} {stage.name:<12} {stage.key}  {stage.label}")
         started = time.monotonic()
-        counts = stage.make(Work(partial, inputs, stage.key, self._say))
+        counts = stage.make(Work(partial, inputs, stage.key, self._say, tuple(self._twins(stage))))
         seconds = round(time.monotonic() - started, 3)
         (partial / "owner.json").unlink(missing_ok=True)
         write_json(partial / MANIFEST, _manifest(stage, counts, seconds, resumed))
@@ -194,6 +196,17 @@ class Store:
         _sync_folder(folder)
         summary = " ".join(f"{name}={value}" for name, value in counts.items() if isinstance(value, (int, float, str)))
         self._say(f"{'done':>7} {stage.name:<12} {stage.key}  {seconds:.1f} s  {summary}")
+
+    def _twins(self, stage: Stage) -> Iterator[Path]:
+        """Folders of the same stage with the same config and prompts but another upstream: another pool, say."""
+        for described in sorted(self.root.glob(f"{stage.name}/*/{MANIFEST}")) + sorted(
+            self.root.glob(f"{stage.name}/*/owner.json")
+        ):
+            with contextlib.suppress(OSError, ValueError):
+                told = read_json(described)
+                same = (told.get("config"), told.get("prompts")) == (_as_json(stage.config), _as_json(stage.prompts))
+                if same and described.parent.name.removesuffix(".partial") != stage.key:
+                    yield described.parent
 
     def _lock(self, stage: Stage) -> Any:
         from filelock import FileLock, SoftFileLease, Timeout
@@ -235,26 +248,29 @@ class Journal:
     found again by their place, so that a long journal costs no memory. Use as a context manager; leaving it syncs the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """`read_only` leaves the file as it is, torn row and all: another process may be writing it."""
         self._path = path
-        self._file = path.open("a+b")
-        whole = 0
+        self._file = path.open("rb" if read_only else "a+b")
+        self._end = 0
+        if read_only:
+            return
         with path.open("rb") as file:
             for line in file:
-                whole += len(line) if line.endswith(b"\n") else 0
-        self._file.truncate(whole)
-        self._end = whole
+                self._end += len(line) if line.endswith(b"\n") else 0
+        self._file.truncate(self._end)
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.fsync(self._file.fileno())
+        if self._file.writable():
+            os.fsync(self._file.fileno())
         self._file.close()
 
     def append(self, row: Mapping[str, Any]) -> int:
         """Adds a row and returns its place."""
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="replace")  # lone surrogates are not UTF-8
         self._file.write(line)
         self._file.flush()
         place, self._end = self._end, self._end + len(line)
@@ -282,7 +298,7 @@ class Journal:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON so that readers see the old file or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
     os.replace(temporary, path)
 
 
@@ -294,7 +310,7 @@ def read_json(path: Path) -> Any:
 def write_records(path: Path, records: Iterable[Any]) -> int:
     """Writes records as JSON lines and returns how many."""
     count = 0
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="replace") as file:
         for record in records:
             file.write(json.dumps(to_row(record), ensure_ascii=False) + "\n")
             count += 1
@@ -381,6 +397,10 @@ def _read_owner(partial: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):  # not written yet, or just finished
         return None
     return owner
+
+
+def _as_json(value: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(dict(value)))
 
 
 def _now() -> str:

@@ -67,7 +67,6 @@ CHANGES: dict[str, frozenset[str]] = {
     "data.streaming": NOTHING,
     "data.examples": EXAMPLES,
     "data.supervised_tokens": EXAMPLES,
-    "data.critiques": CRITIQUES,
     "data.*": EVERYTHING_BUT_BASE,
     "decontamination.*": EVERYTHING_BUT_BASE,
     "prices.*": NOTHING,
@@ -179,8 +178,7 @@ def test_the_second_source_of_a_mix_changes_its_examples_as_the_first_does(cell:
             continue
         twin = field.removeprefix("mix_")
         after = keys(with_field(config, field, perturbed(twin, value)))["candidates", ""]
-        unread = {"data.critiques"}  # its arm imitates responses
-        assert (after == before) is (expected(twin) == NOTHING or twin in unread), field
+        assert (after == before) is (expected(twin) == NOTHING), field
 
 
 def test_decontamination_and_what_is_evaluated_change_the_problems_of_real_data(cell: ComposeCell) -> None:

@@ -184,6 +184,52 @@ def test_a_refused_row_costs_itself_and_can_be_retried(taught: Callable[..., Con
     assert {"examples", "candidates", "selected"} <= set(kept)
 
 
+def test_a_larger_pool_pays_for_what_is_new_only(taught: Callable[..., Config], server: Loopback) -> None:
+    make_examples(taught(server, "method=cft", "data.pool=40"))
+    before = server.stats()["valid"]
+    said = make_examples(taught(server, "method=cft", "data.pool=50"))
+    assert any("40 of 50 rows are known" in line for line in said)
+    make_examples(taught(server, "method=cft", "data.pool=50", "train.selection.mode=last"))
+    after = server.stats()["valid"]
+    new = {prompt: count - before.get(prompt, 0) for prompt, count in after.items() if count > before.get(prompt, 0)}
+    assert sum(new.values()) <= 10 + 4, "ten rows and a probe"
+
+
+def test_lost_rows_are_tried_again_once_however_many_cells_share_them(taught: Callable[..., Config], server: Loopback) -> None:
+    server.change(always={"What is 7 plus": "filter"})
+    make_examples(taught(server, "method=cft"))
+    before = server.stats()["sent"].get("filter", 0)
+    finished = []
+    for method in ("cft", "sft-verified"):
+        config = taught(server, f"method={method}", "teacher.retry_failed=true", "benchmarks.names=[lab-basic]")
+        run(config)
+        finished.append(stage_folder(config, "result"))
+    assert server.stats()["sent"]["filter"] - before <= 1 + 6, "the row once, and a probe of its prompt"
+    assert all((folder / "DONE").exists() for folder in finished)
+
+
+def test_retrying_without_a_key_moves_nothing(taught: Callable[..., Config], server: Loopback) -> None:
+    server.change(always={"What is 7 plus": "filter"})
+    config = taught(server, "method=cft")
+    make_examples(config)
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
+        run(taught(server, "method=cft", "teacher.retry_failed=true", "teacher.api_key_env=NO_SUCH_KEY"))
+    assert (stage_folder(config, "examples") / "DONE").exists()
+    assert not (pipeline.output_root(config) / "superseded").exists()
+
+
+def test_odd_characters_in_replies_are_written_and_read_again(taught: Callable[..., Config]) -> None:
+    with serving(reply="\x1b[31mred\x00 \u2028 Conclusion: right") as running:
+        config = taught(running, "method=cft")
+        make_examples(config)
+        texts = [row.text for row in read_records(stage_folder(config, "critiques") / "critiques.jsonl", Critique)]
+        assert len(texts) == ROWS
+        key = stage_folder(config, "critiques").name
+        told = call("-m", "cft_lab", "critiques", "--store", str(pipeline.output_root(config)), key)
+        assert "\x1b" not in told.stdout
+        assert "[31mred" in told.stdout
+
+
 def test_responses_and_answers_of_a_server(taught: Callable[..., Config], server: Loopback) -> None:
     other = ("responses=engine", "responses.kind=openai", "responses.model=writer", f"responses.base_url={server.url}",
              "responses.api_key_env=null")  # fmt: skip

@@ -1,5 +1,10 @@
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
 import pytest
 
+from cft_lab.prompts import FORMATS, TEACHER_CRITIQUE_SYSTEM
 from cft_lab.verdicts import parse_verdict
 
 
@@ -31,6 +36,16 @@ from cft_lab.verdicts import parse_verdict
         ("Conclusion: partially correct", None),
         ("Conclusion: the solution is mostly right", None),
         ("In conclusion, right.", None),
+        ("Conclusion: _right_ [END]", True),
+        ("Conclusion: <wrong>", False),
+        ("Conclusion: right, since every step holds", True),
+        ("Conclusion: correct approach but wrong answer", None),
+        ("Conclusion: right idea, wrong answer", None),
+        ("Conclusion: right, wrong", None),
+        ("Conclusion: right | wrong", None),
+        ("Conclusion: 'right' or 'wrong'", None),
+        ("Conclusion: right-angled triangles are needed", None),
+        (TEACHER_CRITIQUE_SYSTEM, None),
         ("Conclude with 'Conclusion: right/wrong [END]'.", None),
         ("Conclusion: right or wrong", None),
         ("Conclusion: cannot judge [END]", None),
@@ -41,3 +56,23 @@ from cft_lab.verdicts import parse_verdict
 )
 def test_parse_verdict(critique: str, verdict: bool | None) -> None:
     assert parse_verdict(critique) is verdict
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_echoed_instruction_says_nothing(name: str) -> None:
+    assert parse_verdict(FORMATS[name].critique_instruction) is None
+    assert parse_verdict(FORMATS[name].self_critique_instruction) is None
+
+
+@pytest.mark.parametrize("filler", ["\n", " ", "*", "(", "conclusion ", "conclusion:"])
+def test_long_texts_are_read_in_no_time(filler: str) -> None:
+    started = time.perf_counter()
+    assert parse_verdict("Conclusion" + filler * 100_000) is None
+    assert time.perf_counter() - started < 5  # quadratic reading would take minutes
+
+
+def test_the_real_samples_are_all_read(shared_rows: Callable[[str], Iterator[dict[str, object]]]) -> None:
+    released = Counter(parse_verdict(str(row["output"])) for row in shared_rows("train/cft_alpaca_sample.jsonl"))
+    assert released == {True: 106, False: 14}
+    taught = Counter(parse_verdict(str(row["critique"])) for row in shared_rows("train/teacher_critiques_sample.jsonl"))
+    assert taught == {True: 77, False: 43}

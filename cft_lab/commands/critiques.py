@@ -25,10 +25,16 @@ _RATES = {
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     command.add_argument("key", help="key of a critiques stage, or how it begins (`python -m cft_lab stages --stage critiques`)")
-    command.add_argument("--samples", type=int, default=3, help="critiques to show (default: 3)")
+    command.add_argument("--samples", type=_count, default=3, help="critiques to show (default: 3)")
     command.add_argument("--show", choices=SHOWN, default="any", help="which critiques the samples are drawn from")
     command.add_argument("--seed", type=int, default=0, help="seed of the draw of samples")
     command.add_argument("--json", action="store_true", help="the manifest's counts as JSON, without samples")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,7 +65,7 @@ def _print_report(manifest: Mapping[str, Any]) -> None:
     for name, meaning in _RATES.items():
         rate = quality[name]
         if rate["share"] is None:
-            print(f"  {meaning}: not measured, no response of that kind has a gold answer")
+            print(f"  {meaning}: not measured, no response of that kind has a gold answer that is not its own")
             continue
         low, high = rate["interval"]
         print(f"  {meaning}: {100 * rate['share']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] ({rate['count']} of {rate['n']})")

@@ -12,7 +12,7 @@ LONGEST = 1500  # characters of a text that is shown
 
 def find_stage(store: Path, name: str, key: str) -> Path | None:
     """The folder of the one finished stage of a name whose key begins like this; None, with a message, if there is not one."""
-    found = sorted(path.parent for path in (store / name).glob(f"{key}*/{MANIFEST}"))
+    found = sorted(path.parent for path in (store / name).glob(f"*/{MANIFEST}") if path.parent.name.startswith(key))
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} {name} stages begin" if found else f"no {name} stage begins"

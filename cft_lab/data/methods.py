@@ -18,8 +18,8 @@ MakeExample = Callable[[Problem, Response | None, Critique | None, PromptFormat]
 
 
 def sft(problem: Problem, response: Response | None, critique: Critique | None, fmt: PromptFormat) -> Example | None:
-    """Imitates the response as it is, right or wrong."""
-    if response is None or not response.text.strip():
+    """Imitates the response as it is, right or wrong; one that was cut off has no end to learn."""
+    if response is None or response.cut_off or not response.text.strip():
         return None
     return Example(problem.id, train_solve(fmt, problem.question), response.text)
 
@@ -32,8 +32,8 @@ def sft_verified(problem: Problem, response: Response | None, critique: Critique
 
 
 def cft(problem: Problem, response: Response | None, critique: Critique | None, fmt: PromptFormat) -> Example | None:
-    """Imitates the teacher's critique of the response."""
-    if response is None or critique is None or not critique.text.strip():
+    """Imitates the teacher's critique of the response; one that was cut off has no end to learn."""
+    if response is None or critique is None or critique.cut_off or not critique.text.strip():
         return None
     prompt = train_critique(fmt, problem.question, response.text)
     return Example(problem.id, prompt, fmt.critique_label + critique.text)
@@ -116,12 +116,17 @@ def usable_critiques(
 
 
 def response_like_limit(critiques: Iterable[Critique], responses: Iterable[Response]) -> int:
-    """The largest number of words such that critiques up to it are, on average, no longer than the responses are."""
+    """The largest number of words such that the critiques up to it are, on average, no longer than the responses are.
+
+    0 if even the shortest critiques are longer than the mean response.
+    """
     target = [len(response.text.split()) for response in responses]
     mean = sum(target) / max(len(target), 1)
-    total, limit = 0, 0
-    for count, words in enumerate(sorted(len(critique.text.split()) for critique in critiques), start=1):
-        total += words
+    lengths = Counter(len(critique.text.split()) for critique in critiques)
+    total = count = limit = 0
+    for words in sorted(lengths):  # all critiques of one length are kept or left out together
+        total += words * lengths[words]
+        count += lengths[words]
         if total > mean * count:
             break
         limit = words

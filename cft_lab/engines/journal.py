@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -32,6 +33,19 @@ class Memory:
         place = self._places.get(name, self._errors.get(name))
         return None if place is None else Completion(**self._journal.read(place)["completion"])
 
+    def adopt(self, prompts: Sequence[Prompt], sampling: Sampling, others: Sequence[Journal]) -> int:
+        """Copies what other journals know of prompts that this one lacks, and returns how many. They cost nothing a second time."""
+        wanted = {_name(prompts[i], sampling) for i in self.missing(prompts, sampling)}
+        adopted = 0
+        for other in others if wanted else ():
+            for _, row in other.rows():
+                completion = Completion(**row["completion"])
+                if row["prompt"] in wanted and completion.answered:
+                    wanted.discard(row["prompt"])
+                    self._write(row["prompt"], dataclasses.replace(completion, cost_usd=None))
+                    adopted += 1
+        return adopted
+
     def recent(self, count: int) -> list[Completion]:
         """Up to `count` of the completions that were noted last."""
         places = sorted(self._places.values())[-count:]
@@ -39,7 +53,9 @@ class Memory:
 
     def note(self, prompt: Prompt, sampling: Sampling, completion: Completion) -> None:
         """Writes a completion down."""
-        name = _name(prompt, sampling)
+        self._write(_name(prompt, sampling), completion)
+
+    def _write(self, name: str, completion: Completion) -> None:
         self._file(name, self._journal.append({"prompt": name, "completion": to_row(completion)}), completion)
 
     def _file(self, name: str, place: int, completion: Completion) -> None:

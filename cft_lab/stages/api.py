@@ -97,6 +97,7 @@ def api_lacks(model: str, api: ApiConfig, group: str, prices: PricesConfig) -> I
         yield f"{group}.max_cost_usd=0 lets nothing be sent: raise it, or set it to null for no limit"
     elif api.max_cost_usd is not None and price is None:
         yield (
-            f"{group}.max_cost_usd={api.max_cost_usd:g} cannot be kept without a price: give '+prices.input_usd={{{model}: DOLLARS}}'"
-            f" and '+prices.output_usd={{{model}: DOLLARS}}' (per million tokens), or set {group}.max_cost_usd=null"
+            f"{group}.max_cost_usd={api.max_cost_usd:g} cannot be kept without a price: give "
+            f"'+prices.input_usd={{{model}: USD}}' and '+prices.output_usd={{{model}: USD}}' (per million tokens), "
+            f"or set {group}.max_cost_usd=null"
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cft_lab import prompts
-from cft_lab.config import Config, key_part
+from cft_lab.config import Config, DataError, key_part
 from cft_lab.data.critique_quality import quality, response_grades
 from cft_lab.data.methods import (
     METHODS,
@@ -22,12 +23,12 @@ from cft_lab.data.methods import (
 from cft_lab.data.sources import load_pool, missing_source, source_identity
 from cft_lab.engines.base import Prompt
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
-from cft_lab.evaluation.grading import Submission, grade_many
+from cft_lab.evaluation.grading import GRADERS_VERSION, Submission, grade_many
 from cft_lab.evaluation.profiles import ANY, LAB
 from cft_lab.evaluation.protocols import direct
 from cft_lab.lab import WORLD_VERSION
 from cft_lab.prompts import FORMATS
-from cft_lab.records import Critique, Example, Grade, Message, Outcome, Problem, Response, Sampling
+from cft_lab.records import Completion, Critique, Example, Grade, Message, Outcome, Problem, Response, Sampling
 from cft_lab.stages import writers
 from cft_lab.stages.common import CRITIQUES, EXAMPLES, GRADES, MODEL, PROBLEMS, RESPONSES, open_engine, prompt_texts
 from cft_lab.stages.writers import Replies, Writer
@@ -35,7 +36,7 @@ from cft_lab.store import Stage, Work, read_records, write_records
 from cft_lab.verdicts import parse_verdict
 
 #: fields of a source that later stages read
-_LATER = ("data.examples", "data.supervised_tokens", "data.critiques")
+_LATER = ("data.examples", "data.supervised_tokens")
 
 
 def problems(config: Config) -> Stage:
@@ -56,7 +57,7 @@ def problems(config: Config) -> Stage:
         return {"problems": write_records(work.folder / PROBLEMS, pool.problems)} | pool.counts
 
     def lacks() -> Iterator[str]:
-        yield from missing_source(data)
+        yield from (_renamed(config, line) for line in missing_source(data))
         yield from (line for name in evaluated if (line := BENCHMARKS[name].missing(paths)))
 
     return Stage("problems", data.name, settings, make, modules=("lab", "data"), lacks=lacks)
@@ -74,7 +75,7 @@ def responses(config: Config, pool: Stage, base: Stage) -> Stage:
     kind = config.responses.kind
     writer = Writer(config.responses, "responses", kind)
     own = kind == "self"
-    settings: dict[str, Any] = {"kind": kind}
+    settings: dict[str, Any] = {"kind": kind, "graders": GRADERS_VERSION}
     texts: dict[str, str] = {}
     if own:
         settings |= key_part(config.responses, "responses") | key_part(config.engine, "engine")
@@ -93,9 +94,12 @@ def responses(config: Config, pool: Stage, base: Stage) -> Stage:
             rows = _self_responses(config, work, items)
         else:
             asked = {item.id: Prompt(f"{item.id}/solve", _solve(config, item.question)) for item in items}
-            rows, counts = _write(writer, config, work, asked, lambda name, text: Response(name, text, writer.author))
+            rows, counts = _write(
+                writer, config, work, asked, lambda name, reply: Response(name, reply.text, writer.author, reply.finish == "length")
+            )
         count = write_records(work.folder / RESPONSES, rows)
-        return {"responses": count} | _grade_responses(config, work, items, rows) | counts
+        graded = [] if gold_is_the_responses_own(config) else items
+        return {"responses": count} | _grade_responses(config, work, graded, rows) | counts
 
     return Stage(
         "responses",
@@ -128,16 +132,16 @@ def _self_responses(config: Config, work: Work, items: list[Problem]) -> list[Re
     sampling = Sampling(wanted.max_new_tokens, wanted.temperature, wanted.top_p, wanted.seed, stop)
     with open_engine(config, work, work.inputs["base"] / MODEL) as engine:
         made = direct(engine, items, FORMATS[config.model.prompt_format], config.inference, sampling)
-    return [Response(row.problem_id, row.final_text, config.model.name) for row in made]
+    return [Response(row.problem_id, row.final_text, config.model.name, row.finish == "length") for row in made]
 
 
 def _write(
-    writer: Writer, config: Config, work: Work, asked: Mapping[str, Prompt], record: Callable[[str, str], Any]
+    writer: Writer, config: Config, work: Work, asked: Mapping[str, Prompt], record: Callable[[str, Completion], Any]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Has the writer answer `asked` (by problem id) and returns record(problem id, text) of each reply, and counts."""
+    """Has the writer answer `asked` (by problem id) and returns record(problem id, reply) of each reply, and counts."""
     writers.ask(writer, config, work, list(asked.values()))
     replies = Replies(writer, work, asked)
-    rows = [record(name, completion.text) for name, completion in replies]
+    rows = [record(name, completion) for name, completion in replies]
     return rows, replies.counts()
 
 
@@ -154,12 +158,12 @@ def critiques(config: Config, pool: Stage, responded: Stage) -> Stage:
         else:
             answered = [item for item in items if texts.get(item.id, "").strip()]
             asked = {i.id: Prompt(f"{i.id}/critique", prompts.teacher_critique(i.question, texts[i.id])) for i in answered}
-            rows, counts = _write(_teacher(config), config, work, asked, lambda name, text: _critique(config, name, text))
+            rows, counts = _write(_teacher(config), config, work, asked, lambda name, reply: _critique(config, name, reply))
             counts["no_response"] = len(items) - len(answered)
         write_records(work.folder / CRITIQUES, rows)
         verdicts = [row.verdict for row in rows]
         found = {"right": verdicts.count(True), "wrong": verdicts.count(False), "unparsed": verdicts.count(None)}
-        grades = _independent_grades(config, work)
+        grades = response_grades(read_records(work.inputs["responses"] / GRADES, Grade))
         return {"critiques": len(rows)} | found | counts | {"quality": quality(rows, grades)}
 
     upstream = {"problems": pool, "responses": responded}
@@ -168,15 +172,12 @@ def critiques(config: Config, pool: Stage, responded: Stage) -> Stage:
     return _teacher_stage("critiques", config, make, upstream, prompts.TEACHER_CRITIQUE_SYSTEM)
 
 
-def _independent_grades(config: Config, work: Work) -> dict[str, bool | None]:
-    """Of each response whether it is right, by a gold answer that is not its own."""
-    if gold_is_the_responses_own(config):
-        return {}
-    return response_grades(read_records(work.inputs["responses"] / GRADES, Grade))
+def _response(writer: Writer, problem_id: str, reply: Completion) -> Response:
+    return Response(problem_id, reply.text, writer.author, reply.finish == "length")
 
 
-def _critique(config: Config, problem_id: str, text: str) -> Critique:
-    return Critique(problem_id, text, _teacher(config).author, parse_verdict(text))
+def _critique(config: Config, problem_id: str, reply: Completion) -> Critique:
+    return Critique(problem_id, reply.text, _teacher(config).author, parse_verdict(reply.text), reply.finish == "length")
 
 
 def answers(config: Config, pool: Stage) -> Stage:
@@ -185,9 +186,8 @@ def answers(config: Config, pool: Stage) -> Stage:
     def make(work: Work) -> Mapping[str, Any]:
         items = read_records(work.inputs["problems"] / PROBLEMS, Problem)
         asked = {item.id: Prompt(f"{item.id}/answer", prompts.teacher_answer(item.question)) for item in items}
-        rows, counts = _write(
-            _teacher(config), config, work, asked, lambda name, text: Response(name, text, _teacher(config).author)
-        )
+        teacher = _teacher(config)
+        rows, counts = _write(teacher, config, work, asked, lambda name, reply: _response(teacher, name, reply))
         return {"answers": write_records(work.folder / RESPONSES, rows)} | _grade_responses(config, work, items, rows) | counts
 
     return _teacher_stage("answers", config, make, {"problems": pool}, prompts.TEACHER_ANSWER_SYSTEM)
@@ -231,10 +231,13 @@ def examples(config: Config, pool: Stage, responded: Stage, critiqued: Stage | N
         texts = {row.problem_id: row for row in read_records(work.inputs["responses"] / RESPONSES, Response)}
         usable, counts = _usable_critiques(config, method, work, texts) if critiqued else ({}, {})
         made = make_examples(method, items, texts, usable, FORMATS[config.model.prompt_format])
-        if data.supervised_tokens is None:
-            rows, dropped = take(made, data.examples)
-        else:
-            rows, dropped = take_tokens(made, data.supervised_tokens, _token_counter(config, work.inputs["base"] / MODEL))
+        try:
+            if data.supervised_tokens is None:
+                rows, dropped = take(made, data.examples)
+            else:
+                rows, dropped = take_tokens(made, data.supervised_tokens, _token_counter(config, work.inputs["base"] / MODEL))
+        except DataError as error:
+            raise DataError(_renamed(config, f"{error}{_why_short(work, len(items), data.pool, counts)}")) from None
         write_records(work.folder / EXAMPLES, rows)
         return {"examples": len(rows), "dropped": dropped} | counts
 
@@ -249,11 +252,24 @@ def examples(config: Config, pool: Stage, responded: Stage, critiqued: Stage | N
     )
 
 
+def _renamed(config: Config, message: str) -> str:
+    """A message about data.* that names mix_data.* where that is the source (see methods.parts)."""
+    return re.sub(r"\bdata([.=])", r"mix_data\1", message) if config.data is config.mix_data else message
+
+
+def _why_short(work: Work, problems: int, pool: int, counts: Mapping[str, Any]) -> str:
+    """What else is to be said when an arm finds too few examples."""
+    left_out = counts.get("left_out") or {}
+    filtered = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items())
+    why = f"; critiques left out by the filters: {filtered}" if filtered else ""
+    return why + (f"; the source has only {problems} usable rows, less than data.pool={pool}" if problems < pool else "")
+
+
 def _usable_critiques(
     config: Config, method: Method, work: Work, texts: Mapping[str, Response]
 ) -> tuple[dict[str, Critique], dict[str, Any]]:
     rows = read_records(work.inputs["critiques"] / CRITIQUES, Critique)
-    grades = _independent_grades(config, work)
+    grades = response_grades(read_records(work.inputs["responses"] / GRADES, Grade))
     longest = config.method.max_critique_words
     if method.like_responses and longest is None:
         longest = response_like_limit(rows, texts.values())

@@ -74,12 +74,23 @@ def ask(writer: Writer, config: Config, work: Work, prompts: Sequence[Prompt]) -
     """Has every prompt that the stage's journal does not answer yet answered into it."""
     with Journal(work.folder / JOURNAL) as journal:
         memory = Memory(journal)
+        _adopt(memory, writer, work, prompts)
         missing = [prompts[i] for i in memory.missing(prompts, writer.sampling)]
         if not missing:  # a finished journal needs neither server nor model
             return
         with _open(writer, config, work, memory) as engine:
             for place, completion in engine.generate(missing, writer.sampling):
                 memory.note(missing[place], writer.sampling, completion)
+
+
+def _adopt(memory: Memory, writer: Writer, work: Work, prompts: Sequence[Prompt]) -> None:
+    """Takes over what the same writer was asked for another pool, so that a larger one pays for what is new only."""
+    with contextlib.ExitStack() as stack:
+        found = [twin / JOURNAL for twin in work.twins if (twin / JOURNAL).exists()]
+        others = [stack.enter_context(Journal(path, read_only=True)) for path in found]
+        adopted = memory.adopt(prompts, writer.sampling, others)
+    if adopted:
+        work.say(f"        {writer.group}: {adopted} of {len(prompts)} rows are known from other stages of the same {writer.group}")
 
 
 class Replies:
@@ -143,6 +154,7 @@ def forget_refused(partial: Path) -> None:
     They stay in the journal with what they cost.
     """
     kept = partial / f"{JOURNAL}.kept"
+    kept.unlink(missing_ok=True)  # of an attempt that was killed
     with Journal(partial / JOURNAL) as journal, Journal(kept) as rest:
         for _, row in journal.rows():
             if row["completion"]["finish"] == "refused":

@@ -122,6 +122,20 @@ def test_long_critiques_are_left_out() -> None:
     assert counts == {"too_long": 1}
 
 
+def test_texts_that_were_cut_off_are_not_imitated() -> None:
+    cut = Response("p0", "half a", "a", cut_off=True)
+    assert method("sft").make(PROBLEMS[0], cut, None, FMT) is None
+    assert method("cft").make(PROBLEMS[0], RESPONSES["p0"], Critique("p0", "half a", "t", None, cut_off=True), FMT) is None
+    assert method("cft").make(PROBLEMS[0], cut, CRITIQUES["p0"], FMT) is not None, "a noisy response may be critiqued"
+
+
+def test_short_critiques_that_tie_are_left_out_together() -> None:
+    responses = [Response("a", "word " * 5, "x")]
+    rows = [Critique(str(i), "word " * words, "t", True) for i, words in enumerate((4, 5, 7, 7, 7))]
+    assert response_like_limit(rows, responses) == 5
+    assert response_like_limit(rows[2:], responses) == 0
+
+
 def test_short_critiques_are_as_long_as_responses_on_average() -> None:
     responses = [Response("a", "word " * 4, "x"), Response("b", "word " * 6, "x")]
     rows = [Critique(str(words), "word " * words, "t", True) for words in (12, 3, 5, 7, 4)]

@@ -3,7 +3,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cft_lab.engines.base import Prompt
-from cft_lab.engines.journal import JournalEngine
+from cft_lab.engines.journal import JournalEngine, Memory
 from cft_lab.records import Completion, Message, Sampling
 from cft_lab.store import Journal
 
@@ -66,3 +66,35 @@ def test_failed_rows_and_changed_prompts_are_asked_again(tmp_path: Path) -> None
     hotter = Counting()
     ask(path, hotter, Sampling(4, temperature=0.5))
     assert len(hotter.asked) == 6
+
+
+def test_what_another_journal_knows_is_taken_over_and_not_asked_again(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    answers = ask(first, Counting(fail=("p3",)), prompts=PROMPTS[:4])
+    with first.open("ab") as file:
+        file.write(b'{"torn')  # its owner is still writing
+    before = first.read_bytes()
+    with Journal(second) as journal, Journal(first, read_only=True) as other:
+        memory = Memory(journal)
+        assert memory.adopt(PROMPTS, SAMPLING, [other]) == 3
+        assert memory.find(PROMPTS[1], SAMPLING) == answers[1]
+        assert memory.adopt(PROMPTS, Sampling(5), [other]) == 0
+    assert first.read_bytes() == before
+    engine = Counting()
+    ask(second, engine)
+    assert engine.asked == ["p3", "p4", "p5"]
+
+
+def test_costs_are_summed_over_every_row_and_not_taken_over(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    with Journal(first) as journal:
+        memory = Memory(journal)
+        memory.note(PROMPTS[0], SAMPLING, Completion("no", 0, "error", cost_usd=0.25))
+        memory.note(PROMPTS[0], SAMPLING, Completion("yes", 1, "stop", cost_usd=0.5))
+        assert memory.spent_usd == 0.75
+    with Journal(first) as journal:
+        assert Memory(journal).spent_usd == 0.75
+    with Journal(second) as journal, Journal(first, read_only=True) as other:
+        memory = Memory(journal)
+        assert memory.adopt(PROMPTS, SAMPLING, [other]) == 1
+        assert memory.spent_usd == 0.0
