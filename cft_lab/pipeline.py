@@ -65,19 +65,20 @@ def run(config: Config, say: Callable[[str], None] = print) -> Result:
     """Makes what is missing of a cell and returns its result. The config must have passed `preflight.check` and `check`."""
     cell = plan(config)
     store = Store(output_root(config), say)
-    _reopen_failed(config, store, cell.result)
+    if config.teacher.retry_failed or config.responses.retry_failed:
+        _reopen_failed(config, store, cell.result)
+        _tried.update(store.folder(stage) for stage in cell.result.walk())
     folder = store.ensure(cell.result)
     stages.track(config, store, cell.result, cell.trained)
     return from_row(Result, read_json(folder / stages.RESULT))
 
 
-_reopened: set[Path] = set()  # stage folders that this process has opened again: once is enough, whatever cells share them
+_tried: set[Path] = set()  # stages of cells that retried lost rows: none is opened again for the next cell that shares it
 
 
 def _reopen_failed(config: Config, store: Store, result: Stage) -> None:
-    """Opens finished stages again that lost rows, if the config asks for it."""
+    """Opens finished stages again that lost rows."""
     for stage in _with_lost_rows(config, store, result):
-        _reopened.add(store.folder(stage))
         stages.forget_refused(store.reopen(stage))
 
 
@@ -87,7 +88,7 @@ def _with_lost_rows(config: Config, store: Store, result: Stage) -> list[Stage]:
     groups = {"critiques": "teacher", "answers": "teacher", "responses": "responses"}
     found = []
     for stage in result.walk() if asked else ():
-        if groups.get(stage.name) in asked and store.is_done(stage) and store.folder(stage) not in _reopened:
+        if groups.get(stage.name) in asked and store.is_done(stage) and store.folder(stage) not in _tried:
             counts = store.manifest(stage)["counts"]
             if counts.get("failed") or counts.get("refused"):
                 found.append(stage)
