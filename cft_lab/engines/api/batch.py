@@ -271,12 +271,33 @@ class Batches:
         return self._folder / f"{part.name}.jsonl"
 
     def _names(self, part: Part) -> Iterator[str]:
-        with contextlib.suppress(FileNotFoundError), self._requests(part).open("rb") as file:
-            for line in file:
-                yield json.loads(line)["custom_id"]
+        with contextlib.suppress(FileNotFoundError):
+            yield from _names_in(self._requests(part))
 
     def _save(self, part: Part) -> None:
         write_json(self._folder / f"{part.name}.json", asdict(part))
+
+
+def refuse_while_under_way(folder: Path, prompts: Sequence[Prompt], model: str, sampling: Sampling, owner: str) -> None:
+    """Raises ApiError if a batch that was not collected answers some of `prompts`: sent one by one they would be paid twice.
+
+    `owner` is the config group that the message names.
+    """
+    wanted = set(custom_ids(prompts, model, sampling))
+    for path in sorted(folder.glob("batch-*.json")):
+        part, requests = Part(**read_json(path)), path.with_suffix(".jsonl")
+        # without its requests nobody can tell whose answers a batch holds: it may be these
+        if part.step != "collected" and (not requests.exists() or not wanted.isdisjoint(_names_in(requests))):
+            raise ApiError(
+                f"{owner}.mode=online would pay twice: {part.batch_id or part.name}, a batch of {part.rows:,} rows, is under way. "
+                f"Run once more with {owner}.mode=batch to collect it, or delete {path} to give it up"
+            )
+
+
+def _names_in(requests: Path) -> Iterator[str]:
+    with requests.open("rb") as file:
+        for line in file:
+            yield json.loads(line)["custom_id"]
 
 
 def custom_ids(prompts: Sequence[Prompt], model: str, sampling: Sampling) -> Iterator[str]:

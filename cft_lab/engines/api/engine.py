@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from cft_lab.config import ApiConfig
 from cft_lab.engines.api.background import Background, Post
-from cft_lab.engines.api.batch import Batches, BatchLimits
+from cft_lab.engines.api.batch import Batches, BatchLimits, refuse_while_under_way
 from cft_lab.engines.api.chat import Asking
 from cft_lab.engines.api.client import Caller, Tally
 from cft_lab.engines.api.cost import Ledger, Price
@@ -72,6 +72,8 @@ class OpenAIEngine:
         """See `Engine.generate`. Raises ApiError when nothing more can be sent, after all that was answered has been yielded."""
         if not prompts:
             return
+        if self._api.mode == "online" and self._folder:
+            refuse_while_under_way(self._folder, prompts, self._model, sampling, self._target.owner)
         done = 0
         try:
             for row in self._rows(prompts, sampling):

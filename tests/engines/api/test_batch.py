@@ -32,7 +32,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def engine(server: Loopback, folder: Path, limits: BatchLimits = QUICK, **changes: Any) -> OpenAIEngine:
     said = changes.pop("say", [].append)
     price = changes.pop("price", None)
-    api = server.api(mode="batch", **changes)
+    api = server.api(**{"mode": "batch", **changes})
     return OpenAIEngine(
         "loopback-1", api, owner="teacher", price=price, folder=folder, say=said, progress=False, batch_limits=limits
     )
@@ -219,6 +219,41 @@ def test_leaving_early_leaves_the_batch_to_the_next_run(tmp_path: Path) -> None:
         assert said[-1] == "batch batch_1 is left at the server: the same command collects it"
         assert len(dict(engine(server, tmp_path).generate(prompts(12)[1:], GREEDY))) == 11
         assert paid(server) == {1}
+
+
+def leave_a_batch_under_way(server: Loopback, folder: Path) -> Path:
+    """Leaves after the first of 12 rows; the state file of the batch."""
+    rows = engine(server, folder).generate(prompts(12), GREEDY)
+    next(rows)
+    rows.close()
+    return next(folder.glob("batch-*.json"))
+
+
+def test_a_batch_under_way_is_not_paid_again_online(tmp_path: Path) -> None:
+    with serving("batch_server.py") as server:
+        state = leave_a_batch_under_way(server, tmp_path)
+        with pytest.raises(ApiError, match=r"teacher\.mode=online would pay twice: batch_1, .*teacher\.mode=batch") as refusal:
+            dict(engine(server, tmp_path, mode="online").generate(prompts(12)[1:], GREEDY))
+        assert str(state) in str(refusal.value)
+        assert "POST /v1/chat/completions" not in server.stats()["calls"]
+        dict(engine(server, tmp_path).generate(prompts(12)[1:], GREEDY))  # the first remedy: collect it
+        assert dict(engine(server, tmp_path, mode="online").generate(prompts(2, start=50), GREEDY)).keys() == {0, 1}
+        assert paid(server) == {1}
+
+
+def test_a_batch_can_be_given_up(tmp_path: Path) -> None:
+    with serving("batch_server.py") as server:
+        leave_a_batch_under_way(server, tmp_path).unlink()
+        assert len(dict(engine(server, tmp_path, mode="online").generate(prompts(12)[1:], GREEDY))) == 11
+
+
+def test_a_batch_that_holds_none_of_the_wanted_rows_does_not_stop_them(tmp_path: Path) -> None:
+    with serving("batch_server.py") as server:
+        state = leave_a_batch_under_way(server, tmp_path)
+        assert len(dict(engine(server, tmp_path, mode="online").generate(prompts(2, start=50), GREEDY))) == 2
+        state.with_suffix(".jsonl").unlink()  # now nobody can tell
+        with pytest.raises(ApiError, match="would pay twice"):
+            dict(engine(server, tmp_path, mode="online").generate(prompts(2, start=60), GREEDY))
 
 
 def test_a_batch_that_the_server_does_not_know_is_not_paid_again_unasked(tmp_path: Path) -> None:
