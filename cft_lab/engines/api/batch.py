@@ -170,7 +170,7 @@ class Batches:
             over = False
             for part in list(active):
                 batch = await self._calls.retrieve(part.batch_id or "")
-                part.status = str(batch.get("status"))
+                part.status = self._sender.key.redact(str(batch.get("status")))
                 counts = batch.get("request_counts") or {}
                 await self._post(f"batch {part.batch_id}: {part.status}, {counts.get('completed', '?')} of {part.rows:,}")
                 if part.status in OVER:

@@ -94,7 +94,7 @@ class BatchCalls:
             return await self._sender.caller.call(send, TRANSFER_S)
 
         made = await self._call(attempt, f"POST {listing}")
-        return str(made["id"])
+        return self._sender.key.redact_reply(str(made["id"]))
 
     async def _find(self, listing: str, field: str, value: str) -> dict[str, Any] | None:
         listed = await self._get(f"{listing}?limit={LISTED}")

@@ -19,7 +19,9 @@ from cft_lab.engines.api.cost import Price
 from cft_lab.engines.api.engine import OpenAIEngine, shown_url
 from cft_lab.engines.api.errors import ApiError, BudgetReached
 from cft_lab.engines.base import Prompt
+from cft_lab.engines.journal import JournalEngine
 from cft_lab.records import Completion, Message, Sampling
+from cft_lab.store import Journal, write_json
 
 GREEDY = Sampling(100)
 PRICE = Price(1000.0, 1000.0, 0.5)  # a thousandth of a dollar per token
@@ -144,9 +146,20 @@ def test_an_unencodable_prompt_costs_that_row_only(shared: Loopback) -> None:
     assert "not valid Unicode" in found[0].text
 
 
-def test_half_a_surrogate_pair_in_a_reply_can_be_journalled() -> None:
-    with serving(always={"number": "surrogate"}) as server:
-        complete(server, prompts(1))[0].text.encode()
+@pytest.mark.parametrize("fault", ["surrogate", "surrogate-refusal", "400-surrogate", "500-surrogate", "surrogate-model"])
+def test_half_a_surrogate_pair_of_a_server_can_be_journalled(fault: str, tmp_path: Path) -> None:
+    with serving(always={"number 1 ": fault}) as server, Journal(tmp_path / "journal.jsonl") as journal:
+        opened = engine(server.api(max_retries=0))
+        assert len(dict(JournalEngine(opened, journal).generate(prompts(2), GREEDY))) == 2
+    write_json(tmp_path / "observed.json", opened.observations())
+    written = "".join(path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
+    assert "half ? pair" in written
+
+
+def test_half_a_surrogate_pair_can_be_said() -> None:
+    with serving(always={"number": "401-surrogate"}) as server, pytest.raises(ApiError) as refusal:
+        complete(server, prompts(1))
+    assert "half ? pair" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
