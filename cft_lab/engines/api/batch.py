@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.engines.api.background import Post
-from cft_lab.engines.api.batch_calls import ENDPOINT, BatchCalls
+from cft_lab.engines.api.batch_calls import ENDPOINT, BatchCalls, NotThere
 from cft_lab.engines.api.chat import Asking, Reply, read_completion
 from cft_lab.engines.api.cost import most_tokens
 from cft_lab.engines.api.errors import REFUSE, RETRY, SHOWN, STOP, ApiError, Failure, status_failure, stop_error
@@ -92,6 +92,9 @@ class Batches:
             for part in active:
                 say(f"batch {part.batch_id or part.name} is left at the server: the same command collects it")
             raise
+        except NotThere:
+            self._forget_unmade(active)
+            raise
         if self._stop:
             raise self._stop
         if unsent:
@@ -157,7 +160,11 @@ class Batches:
             self._save(part)
         resumed, part.step = part.step == "creating", "creating"
         self._save(part)
-        part.batch_id = await self._calls.create(part.file_id, resumed)
+        try:
+            part.batch_id = await self._calls.create(part.file_id, resumed)
+        except NotThere:
+            part.step = part.step if resumed else "uploading"  # an earlier process may have made it, at another server
+            raise
         part.step = "created"
         self._save(part)
         say(f"batch {part.batch_id}: {part.rows:,} rows sent")
@@ -273,6 +280,13 @@ class Batches:
     def _names(self, part: Part) -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError):
             yield from _names_in(self._requests(part))
+
+    def _forget_unmade(self, parts: Sequence[Part]) -> None:
+        """Removes the parts of which no batch was made: nothing was paid, and their rows may go another way."""
+        for part in parts:
+            if part.step in ("written", "uploading"):
+                (self._folder / f"{part.name}.json").unlink()
+                self._requests(part).unlink()
 
     def _save(self, part: Part) -> None:
         write_json(self._folder / f"{part.name}.json", asdict(part))

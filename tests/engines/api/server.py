@@ -43,6 +43,7 @@ class Settings:
     words: int = 12
     reply: str = ""  # a fixed text instead of one made from the prompt
     counts: bool = True  # False keeps no count for each prompt
+    absent: int = 404  # status where nothing is served
     batch: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,7 +106,7 @@ class Server:
         return await self.route(method, path, headers, body, writer)
 
     async def route(self, method: str, path: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter) -> bool:
-        return await send(writer, 404, {"detail": "Not Found"})
+        return await send(writer, self.settings.absent, {"detail": "Not Found"})
 
     def stats(self) -> dict[str, Any]:
         return {

@@ -266,8 +266,37 @@ def test_a_batch_that_the_server_does_not_know_is_not_paid_again_unasked(tmp_pat
         assert other.stats()["batches"] == []
 
 
-def test_a_server_without_batches_is_told_apart(tmp_path: Path) -> None:
-    with serving() as server, pytest.raises(ApiError, match="teacher.base_url"):
+@pytest.mark.parametrize("status", [404, 405])
+@pytest.mark.parametrize(("script", "path"), [("server.py", "/files"), ("batch_server.py", "/batches")])
+def test_a_server_without_batches_is_told_apart_and_can_be_asked_online(
+    status: int, script: str, path: str, tmp_path: Path
+) -> None:
+    with serving(script, absent=status, batch={"absent": ["POST batches"]}) as server:
+        with pytest.raises(
+            ApiError, match=rf"POST {path} is not served there. Set teacher\.mode=online .*\({status}: Not Found"
+        ) as told:
+            dict(engine(server, tmp_path).generate(prompts(2), GREEDY))
+        assert "chat completions" not in str(told.value)
+        assert not list(tmp_path.glob("batch-*"))  # nothing is under way that would stand in the way of the remedy
+        assert len(dict(engine(server, tmp_path, mode="online").generate(prompts(6), GREEDY))) == 6
+
+
+def test_a_batch_that_may_exist_elsewhere_is_not_forgotten(tmp_path: Path) -> None:
+    with serving("batch_server.py") as server:
+        child = [sys.executable, "-c", CHILD.format(here=str(HERE)), str(server.port), str(tmp_path), "before created True"]
+        assert subprocess.run(child, check=False).returncode == 9
+    with serving("batch_server.py", batch={"absent": ["POST batches"]}) as other:
+        with pytest.raises(ApiError, match="is not served there"):
+            dict(engine(other, tmp_path).generate(prompts(12), GREEDY))
+        with pytest.raises(ApiError, match="would pay twice"):
+            dict(engine(other, tmp_path, mode="online").generate(prompts(12), GREEDY))
+
+
+def test_results_that_are_gone_are_not_blamed_on_the_address(tmp_path: Path) -> None:
+    with (
+        serving("batch_server.py", batch={"absent": ["GET files/content"]}) as server,
+        pytest.raises(ApiError, match="does not have the results file_2 any more"),
+    ):
         dict(engine(server, tmp_path).generate(prompts(2), GREEDY))
 
 
