@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cft_lab.config import ApiConfig, PricesConfig
 from cft_lab.engines.api.errors import ApiError, BudgetReached, CostNotConfirmed
@@ -82,13 +83,27 @@ def estimate_cost(
 
 
 def require_confirmation(estimate: CostEstimate, api: ApiConfig, owner: str) -> None:
-    """Raises CostNotConfirmed if the estimate is above the threshold and nobody said yes to it."""
-    if estimate.usd is None or estimate.usd <= api.confirm_above_usd or api.confirm_cost:
+    """Raises CostNotConfirmed if nobody said yes to an estimate above the threshold, or to OpenAI's own server at an unknown
+    price. A server of one's own with an unknown price needs no yes."""
+    if api.confirm_cost or (estimate.usd is None and not _asks_money(api)):
+        return
+    if estimate.usd is None:
+        raise CostNotConfirmed(
+            f"{estimate.line()}: OpenAI's server asks money, and the price of this model is unknown. Give it with "
+            "'+prices.input_usd={NAME: DOLLARS}' '+prices.output_usd={NAME: DOLLARS}' (per million tokens), or go ahead "
+            f"all the same with {owner}.confirm_cost=true"
+        )
+    if estimate.usd <= api.confirm_above_usd:
         return
     raise CostNotConfirmed(
         f"{estimate.line()}; that is above {owner}.confirm_above_usd={api.confirm_above_usd:g}. "
         f"To go ahead, add {owner}.confirm_cost=true; {owner}.max_cost_usd=... sets a limit that is not crossed"
     )
+
+
+def _asks_money(api: ApiConfig) -> bool:
+    """Whether the server is OpenAI's own, by whatever name."""
+    return api.base_url is None or f".{urlsplit(api.base_url).hostname}".endswith(".openai.com")
 
 
 def most_tokens(prompt: Prompt) -> int:
@@ -117,6 +132,11 @@ class Ledger:
         self.spent_usd = spent_usd + self.unreported_usd
         self.reserved_usd = 0.0
         self._highest_usd = 0.0
+
+    @property
+    def priced(self) -> bool:
+        """Whether dollars can be counted at all."""
+        return self._price is not None
 
     def worst(self, prompt_tokens: int, output_tokens: int) -> float:
         """The most dollars that a request can cost; 0 where no price is known."""

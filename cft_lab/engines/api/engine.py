@@ -128,11 +128,14 @@ class OpenAIEngine:
 
     def _spent(self) -> str:
         tokens = self._tally.prompt_tokens + self._tally.output_tokens
-        return f"{tokens:,} tokens, ${self._ledger.spent_usd:,.2f}"
+        return f"{tokens:,} tokens" + (f", ${self._ledger.spent_usd:,.2f}" if self._ledger.priced else "")
 
     def observations(self) -> dict[str, Any]:
-        """What was seen so far in this process, for the manifest: counts, tokens, dollars, what the server is and does."""
-        tally = self._tally
+        """What was seen so far in this process, for the manifest: counts, tokens, dollars, what the server is and does.
+
+        Dollars are None where the price is unknown.
+        """
+        tally, priced = self._tally, self._ledger.priced
         return {
             "requests": tally.requests,
             "rows": dict(tally.rows),
@@ -141,8 +144,8 @@ class OpenAIEngine:
             "prompt_tokens": tally.prompt_tokens,
             "output_tokens": tally.output_tokens,
             "replies_without_usage": tally.replies_without_usage,
-            "cost_usd": round(tally.reported_usd, 6),
-            "cost_in_no_row_usd": round(self._ledger.unreported_usd, 6),
+            "cost_usd": round(tally.reported_usd, 6) if priced else None,
+            "cost_in_no_row_usd": round(self._ledger.unreported_usd, 6) if priced else None,
             "models": dict(tally.models),
             "seed": tally.seed,
             "n": tally.n,
@@ -150,7 +153,7 @@ class OpenAIEngine:
             "highest_in_flight": tally.highest_in_flight,
             "rate_limit_cuts": tally.rate_limit_cuts,
             "lowest_limit": tally.lowest_limit,
-            "batches": tally.batches,
+            "batches": [batch if priced else {**batch, "worst_usd": None} for batch in tally.batches],
             "batch_lines": dict(tally.batch_lines),
         }
 

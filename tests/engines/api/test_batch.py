@@ -57,6 +57,7 @@ def test_a_batch_answers_every_prompt(tmp_path: Path) -> None:
     seen = opened.observations()
     assert seen["cost_usd"] == pytest.approx(0.27)
     assert [(part["step"], part["status"], part["rows"]) for part in seen["batches"]] == [("collected", "completed", 30)]
+    assert seen["batches"][0]["worst_usd"] > seen["cost_usd"]
     assert said == ["batch batch_1: 30 rows sent", "batch batch_1: completed"]
     assert not list(tmp_path.glob("*.jsonl"))
 
@@ -103,6 +104,13 @@ def test_a_batch_that_ends_badly_gives_what_it_has_and_reasons(tmp_path: Path, o
     assert all(first[i].text.startswith(f"batch {outcome}: batch batch_1 is {outcome}") for i in failed)
     assert outcome != "failed" or "Enqueued token limit" in first[0].text
     assert {completion.finish for completion in again.values()} == {"stop"}
+
+
+def test_a_batch_of_unknown_price_has_no_worst_case(tmp_path: Path) -> None:
+    with serving("batch_server.py") as server:
+        opened = engine(server, tmp_path)
+        dict(opened.generate(prompts(3), GREEDY))
+    assert opened.observations()["batches"][0]["worst_usd"] is None
 
 
 def test_equal_prompts_get_names_of_their_own(tmp_path: Path) -> None:

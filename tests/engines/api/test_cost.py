@@ -47,7 +47,23 @@ def test_a_high_estimate_needs_a_yes() -> None:
     assert "basis" in str(refusal.value)
     require_confirmation(estimate, ApiConfig(confirm_cost=True), "teacher")
     require_confirmation(estimate, ApiConfig(confirm_above_usd=1e9), "teacher")
-    require_confirmation(estimate_cost(PROMPTS, Sampling(10_000_000), None, "online", []), ApiConfig(), "teacher")
+    require_confirmation(estimate_cost(PROMPTS, Sampling(1), GPT_4O, "online", []), ApiConfig(), "teacher")
+
+
+@pytest.mark.parametrize("base_url", [None, "https://api.openai.com/v1", "https://eu.api.openai.com/v1"])
+def test_an_unknown_price_at_openai_needs_a_yes(base_url: str | None) -> None:
+    unknown = estimate_cost(PROMPTS, Sampling(1), None, "online", [])
+    with pytest.raises(CostNotConfirmed, match=r"price of this model is unknown.*teacher\.confirm_cost=true") as refusal:
+        require_confirmation(unknown, ApiConfig(base_url=base_url), "teacher")
+    assert "'+prices.input_usd={NAME: DOLLARS}' '+prices.output_usd={NAME: DOLLARS}'" in str(refusal.value)
+    assert "$" not in str(refusal.value)
+    require_confirmation(unknown, ApiConfig(base_url=base_url, confirm_cost=True), "teacher")
+
+
+@pytest.mark.parametrize("base_url", ["http://127.0.0.1:8000/v1", "https://notopenai.com/v1"])
+def test_an_unknown_price_at_ones_own_server_needs_no_yes(base_url: str) -> None:
+    unknown = estimate_cost(PROMPTS, Sampling(10_000_000), None, "online", [])
+    require_confirmation(unknown, ApiConfig(base_url=base_url), "teacher")
 
 
 def test_a_budget_needs_a_price_and_allows_something() -> None:

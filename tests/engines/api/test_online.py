@@ -280,6 +280,19 @@ def test_a_server_without_usage_is_charged_at_worst_and_invents_no_tokens() -> N
     assert opened.observations()["cost_in_no_row_usd"] > 0.2
 
 
+@pytest.mark.parametrize(("price", "shown"), [(None, False), (PRICE, True)])
+def test_dollars_are_shown_only_where_the_price_is_known(
+    shared: Loopback, capsys: pytest.CaptureFixture[str], price: Price | None, shown: bool
+) -> None:
+    opened = engine(shared.api(), price=price, progress=True)
+    dict(opened.generate(prompts(20), GREEDY))
+    bar = capsys.readouterr().err
+    assert "tokens" in bar
+    assert ("$" in bar) is shown
+    assert (opened.observations()["cost_usd"] is not None) is shown
+    assert (opened.observations()["cost_in_no_row_usd"] is not None) is shown
+
+
 @pytest.mark.parametrize(
     ("settings", "seed", "n"),
     [
