@@ -13,7 +13,7 @@ from cft_lab.engines.api.background import Background, Post
 from cft_lab.engines.api.batch import Batches, BatchLimits, refuse_while_under_way
 from cft_lab.engines.api.chat import Asking
 from cft_lab.engines.api.client import Caller, Tally
-from cft_lab.engines.api.cost import Ledger, Price
+from cft_lab.engines.api.cost import UNREPORTED, Ledger, Price
 from cft_lab.engines.api.errors import ApiError, BudgetReached, Key, Target
 from cft_lab.engines.api.gate import Gate
 from cft_lab.engines.api.online import Online, Row, Sender
@@ -23,7 +23,6 @@ from cft_lab.records import Completion, Sampling
 
 OPENAI_URL = "https://api.openai.com/v1"
 SAME_FAILURES = 20  # rows in a row that fail in one way before the run is stopped
-UNREPORTED = "unreported_usd.json"
 
 
 class OpenAIEngine:
@@ -88,20 +87,29 @@ class OpenAIEngine:
     def _rows(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Row]:
         """Rows as they come, stopped when the same failure repeats; with the progress bar."""
         streak = Streak(self._target)
-        with Background[Row | str](lambda post: self._work(prompts, sampling, post)) as rows, self._bar(len(prompts)) as bar:
-            try:
-                for row in rows:
-                    if isinstance(row, str):  # how far a batch is
-                        bar.set_description_str(row)
-                        continue
-                    # the rows of a batch were all sent at once: stopping would save nothing
-                    yield from streak.release(row) if self._api.mode == "online" else [row]
-                    bar.update(1)
-                    bar.set_postfix_str(self._spent(), refresh=False)
-            except ApiError:
-                yield from streak.held
-                raise
-            yield from streak.held
+        work = Background[Row | str](lambda post: self._work(prompts, sampling, post))
+        try:
+            with work as rows, self._bar(len(prompts)) as bar:
+                try:
+                    for row in rows:
+                        if isinstance(row, str):  # how far a batch is
+                            bar.set_description_str(row)
+                            continue
+                        # the rows of a batch were all sent at once: stopping would save nothing
+                        yield from streak.release(row) if self._api.mode == "online" else [row]
+                        bar.update(1)
+                        bar.set_postfix_str(self._spent(), refresh=False)
+                except ApiError:
+                    yield from streak.rest()
+                    raise
+                yield from streak.rest()
+        finally:
+            if self._api.mode == "online":  # what is left of a batch can be collected again
+                self._note_lost([*streak.held, *streak.dropped, *work.left()])
+
+    def _note_lost(self, rows: Sequence[Row | str]) -> None:
+        """Counts what was paid for rows that were not given out."""
+        self._ledger.outside_rows(sum(row.completion.cost_usd or 0.0 for row in rows if isinstance(row, Row)))
 
     async def _work(self, prompts: Sequence[Prompt], sampling: Sampling, post: Post[Row | str]) -> None:
         gate = Gate(self._api.max_in_flight, self._ledger, self._tally)
@@ -133,7 +141,8 @@ class OpenAIEngine:
     def observations(self) -> dict[str, Any]:
         """What was seen so far in this process, for the manifest: counts, tokens, dollars, what the server is and does.
 
-        Dollars are None where the price is unknown.
+        `cost_usd` is what the server reported to this process, `cost_in_no_row_usd` what `unreported_usd` keeps of all processes;
+        dollars are None where the price is unknown.
         """
         tally, priced = self._tally, self._ledger.priced
         return {
@@ -145,7 +154,7 @@ class OpenAIEngine:
             "output_tokens": tally.output_tokens,
             "replies_without_usage": tally.replies_without_usage,
             "cost_usd": round(tally.reported_usd, 6) if priced else None,
-            "cost_in_no_row_usd": round(self._ledger.unreported_usd, 6) if priced else None,
+            "cost_in_no_row_usd": round(self._ledger.in_no_row_usd, 6) if priced else None,
             "models": dict(tally.models),
             "seed": tally.seed,
             "n": tally.n,
@@ -169,8 +178,14 @@ class Streak:
         self._kind: str | None = None
         self._count = 0
         self._any_text = False
-        #: rows that were not given out yet
+        #: rows that were not given out yet, and rows that never will be
         self.held: list[Row] = []
+        self.dropped: list[Row] = []
+
+    def rest(self) -> Iterator[Row]:
+        """The rows that are still held, at the end."""
+        while self.held:
+            yield self.held.pop(0)
 
     def release(self, row: Row) -> list[Row]:
         """The rows that may be given out now. Raises ApiError when the failures repeat."""
@@ -185,7 +200,7 @@ class Streak:
             return [*free, row]
         self._count += 1
         if self._count >= SAME_FAILURES:
-            self.held = []
+            self.dropped, self.held = [*self.held, row], []
             raise ApiError(
                 f"{self._target.owner}.base_url={self._target.url}: {self._count} rows one after another failed in the same way: "
                 f"{row.completion.text}. Remove the cause, then run the same command again: only the missing rows are sent"

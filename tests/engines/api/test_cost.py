@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from cft_lab.config import ApiConfig, PricesConfig
-from cft_lab.engines.api.cost import Ledger, Price, estimate_cost, most_tokens, price_of, require_confirmation
+from cft_lab.engines.api.cost import (
+    UNREPORTED,
+    Ledger,
+    Price,
+    estimate_cost,
+    most_tokens,
+    price_of,
+    require_confirmation,
+    unreported_usd,
+)
 from cft_lab.engines.api.errors import ApiError, CostNotConfirmed
 from cft_lab.engines.base import Prompt
 from cft_lab.records import Completion, Message, Sampling
@@ -91,7 +100,7 @@ def test_reservations_count_until_they_are_settled() -> None:
 
 
 def test_what_no_row_can_tell_outlives_the_process(tmp_path: Path) -> None:
-    file = tmp_path / "unreported.json"
+    file = tmp_path / UNREPORTED
     killed = Ledger("teacher", GPT_4O, "online", 9.0, 0.0, file)
     killed.reserve(0.5)
     killed.reserve(0.25)
@@ -101,3 +110,8 @@ def test_what_no_row_can_tell_outlives_the_process(tmp_path: Path) -> None:
     assert after_kill.spent_usd == pytest.approx(0.1 + 0.125 + 0.75)
     after_kill.close()
     assert Ledger("teacher", GPT_4O, "online", 9.0, 0.0, file).spent_usd == pytest.approx(0.875)
+    assert unreported_usd(tmp_path) == pytest.approx(0.875)
+
+
+def test_nothing_kept_is_nothing_unreported(tmp_path: Path) -> None:
+    assert unreported_usd(tmp_path) == 0.0

@@ -15,7 +15,7 @@ from loopback import Loopback, prompts, serving
 from server import text_for
 
 from cft_lab.config import ApiConfig
-from cft_lab.engines.api.cost import Price
+from cft_lab.engines.api.cost import Price, unreported_usd
 from cft_lab.engines.api.engine import OpenAIEngine, shown_url
 from cft_lab.engines.api.errors import ApiError, BudgetReached
 from cft_lab.engines.base import Prompt
@@ -278,6 +278,40 @@ def test_a_server_without_usage_is_charged_at_worst_and_invents_no_tokens() -> N
     assert found[0] == Completion(expected(prompts(1)[0]), 0, "stop", None, None)
     assert opened.observations()["replies_without_usage"] == 2
     assert opened.observations()["cost_in_no_row_usd"] > 0.2
+
+
+def test_replies_that_nobody_took_are_counted(tmp_path: Path) -> None:
+    with serving() as server:
+        opened = engine(server.api(max_in_flight=4), price=PRICE, folder=tmp_path)
+        rows = opened.generate(prompts(20), GREEDY)
+        next(rows)
+        time.sleep(0.3)  # the other three are answered
+        rows.close()
+        assert len(server.stats()["valid"]) == 4
+    assert unreported_usd(tmp_path) == pytest.approx(3 * 0.018)  # the first row carries its own
+    assert opened.observations()["cost_in_no_row_usd"] == pytest.approx(3 * 0.018)
+
+
+def test_refusals_that_are_not_given_out_are_counted(tmp_path: Path) -> None:
+    with serving(always={"number": "filter"}) as server:
+        found, error = until_stopped(engine(server.api(max_in_flight=1), price=PRICE, folder=tmp_path), prompts(100))
+    assert "failed in the same way" in str(error)
+    assert found == []
+    assert unreported_usd(tmp_path) == pytest.approx(20 * 0.018)
+
+
+def test_what_a_stage_cost_is_its_rows_and_what_no_row_carries(tmp_path: Path) -> None:
+    spent = 0.0
+    with serving(first=["null"]) as server:  # a reply without a text that was paid: tried again
+        for place in range(3):
+            opened = engine(server.api(), price=PRICE, folder=tmp_path)
+            sampling = Sampling(100, temperature=0.5)
+            spent += sum(c.cost_usd or 0 for _, c in opened.generate(prompts(5, start=5 * place), sampling))
+            assert opened.observations()["cost_in_no_row_usd"] == pytest.approx(unreported_usd(tmp_path), abs=1e-6)
+        bodies = server.stats()["sent"]
+    assert sum(bodies.values()) == 15 + 3 * 4 + 1  # four probes in each process
+    assert unreported_usd(tmp_path) > 0.1
+    assert spent > 15 * 0.018
 
 
 @pytest.mark.parametrize(("price", "shown"), [(None, False), (PRICE, True)])
