@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from cft_lab.config import ApiConfig
 from cft_lab.engines.api.background import Background, Post
@@ -18,10 +17,10 @@ from cft_lab.engines.api.errors import ApiError, BudgetReached, Key, Target
 from cft_lab.engines.api.gate import Gate
 from cft_lab.engines.api.online import Online, Row, Sender
 from cft_lab.engines.api.probe import probe
+from cft_lab.engines.api.settings import setting_problems, shown_url
 from cft_lab.engines.base import Prompt
 from cft_lab.records import Completion, Sampling
 
-OPENAI_URL = "https://api.openai.com/v1"
 SAME_FAILURES = 20  # rows in a row that fail in one way before the run is stopped
 
 
@@ -47,12 +46,14 @@ class OpenAIEngine:
         progress: bool = True,
         batch_limits: BatchLimits | None = None,
     ) -> None:
-        """`owner` is the config group (teacher, responses, engine) that messages name. Raises ApiError for a missing key, a budget
-        of zero, and a budget without a price."""
+        """`owner` is the config group (teacher, responses, engine) that messages name. Raises ApiError for unusable
+        settings (`setting_problems`), a missing key, a budget of zero, and a budget without a price."""
         if api.mode == "batch" and folder is None:
             raise ValueError("mode batch needs a folder: without one a killed run would pay twice")
+        if problems := list(setting_problems(api, owner)):
+            raise ApiError("; ".join(problems))
         self._model, self._api, self._folder, self._say, self._progress = model, api, folder, say, progress
-        self._target = Target(owner, model, shown_url(api.base_url or OPENAI_URL, owner), api.api_key_env)
+        self._target = Target(owner, model, shown_url(api), api.api_key_env)
         self._key = read_key(api, self._target)
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
@@ -227,16 +228,3 @@ def read_key(api: ApiConfig, target: Target) -> Key:
             "(spaces, line breaks or letters outside ASCII). Set it to the key alone"
         )
     return Key(value)
-
-
-def shown_url(url: str, owner: str) -> str:
-    """An address without a user name, password or query, for messages. Raises ApiError if it is no address."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ApiError(f"{owner}.base_url={url!r} is no address of a server: write it as http://host:8000/v1 or https://host/v1")
-    return f"{parts.scheme}://{host}{parts.path}"
