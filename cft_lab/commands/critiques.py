@@ -60,7 +60,8 @@ def _print_report(manifest: Mapping[str, Any]) -> None:
     if lost:
         print("  " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items()))
     if "cost_usd" in counts:
-        print(f"  {counts['prompt_tokens']:,} prompt tokens, {counts['tokens']:,} generated, ${counts['cost_usd']:.4f}")
+        dollars = "" if counts["cost_usd"] is None else f", ${counts['cost_usd']:.4f}"  # None: the price is unknown
+        print(f"  {counts['prompt_tokens']:,} prompt tokens, {counts['tokens']:,} generated{dollars}")
     quality = counts["quality"]
     for name, meaning in _RATES.items():
         rate = quality[name]

@@ -45,6 +45,15 @@ class Background(Generic[RowT]):
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(_finish, taken)
 
+    def left(self) -> list[RowT]:
+        """Rows that were made and not taken; to be asked after leaving the context."""
+        rows = []
+        while not self._queue.empty():
+            item = self._queue.get()
+            if isinstance(item, tuple):
+                rows.append(item[0])
+        return rows
+
     def _main(self) -> None:
         try:
             asyncio.run(self._supervise())

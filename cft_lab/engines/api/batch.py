@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.engines.api.background import Post
-from cft_lab.engines.api.batch_calls import ENDPOINT, BatchCalls
+from cft_lab.engines.api.batch_calls import ENDPOINT, BatchCalls, NotThere
 from cft_lab.engines.api.chat import Asking, Reply, read_completion
 from cft_lab.engines.api.cost import most_tokens
 from cft_lab.engines.api.errors import REFUSE, RETRY, SHOWN, STOP, ApiError, Failure, status_failure, stop_error
@@ -92,6 +92,9 @@ class Batches:
             for part in active:
                 say(f"batch {part.batch_id or part.name} is left at the server: the same command collects it")
             raise
+        except NotThere:
+            self._forget_unmade(active)
+            raise
         if self._stop:
             raise self._stop
         if unsent:
@@ -157,7 +160,11 @@ class Batches:
             self._save(part)
         resumed, part.step = part.step == "creating", "creating"
         self._save(part)
-        part.batch_id = await self._calls.create(part.file_id, resumed)
+        try:
+            part.batch_id = await self._calls.create(part.file_id, resumed)
+        except NotThere:
+            part.step = part.step if resumed else "uploading"  # an earlier process may have made it, at another server
+            raise
         part.step = "created"
         self._save(part)
         say(f"batch {part.batch_id}: {part.rows:,} rows sent")
@@ -170,7 +177,7 @@ class Batches:
             over = False
             for part in list(active):
                 batch = await self._calls.retrieve(part.batch_id or "")
-                part.status = str(batch.get("status"))
+                part.status = self._sender.key.redact(str(batch.get("status")))
                 counts = batch.get("request_counts") or {}
                 await self._post(f"batch {part.batch_id}: {part.status}, {counts.get('completed', '?')} of {part.rows:,}")
                 if part.status in OVER:
@@ -271,12 +278,40 @@ class Batches:
         return self._folder / f"{part.name}.jsonl"
 
     def _names(self, part: Part) -> Iterator[str]:
-        with contextlib.suppress(FileNotFoundError), self._requests(part).open("rb") as file:
-            for line in file:
-                yield json.loads(line)["custom_id"]
+        with contextlib.suppress(FileNotFoundError):
+            yield from _names_in(self._requests(part))
+
+    def _forget_unmade(self, parts: Sequence[Part]) -> None:
+        """Removes the parts of which no batch was made: nothing was paid, and their rows may go another way."""
+        for part in parts:
+            if part.step in ("written", "uploading"):
+                (self._folder / f"{part.name}.json").unlink()
+                self._requests(part).unlink()
 
     def _save(self, part: Part) -> None:
         write_json(self._folder / f"{part.name}.json", asdict(part))
+
+
+def refuse_while_under_way(folder: Path, prompts: Sequence[Prompt], model: str, sampling: Sampling, owner: str) -> None:
+    """Raises ApiError if a batch that was not collected answers some of `prompts`: sent one by one they would be paid twice.
+
+    `owner` is the config group that the message names.
+    """
+    wanted = set(custom_ids(prompts, model, sampling))
+    for path in sorted(folder.glob("batch-*.json")):
+        part, requests = Part(**read_json(path)), path.with_suffix(".jsonl")
+        # without its requests nobody can tell whose answers a batch holds: it may be these
+        if part.step != "collected" and (not requests.exists() or not wanted.isdisjoint(_names_in(requests))):
+            raise ApiError(
+                f"{owner}.mode=online would pay twice: {part.batch_id or part.name}, a batch of {part.rows:,} rows, is under way. "
+                f"Run once more with {owner}.mode=batch to collect it, or delete {path} to give it up"
+            )
+
+
+def _names_in(requests: Path) -> Iterator[str]:
+    with requests.open("rb") as file:
+        for line in file:
+            yield json.loads(line)["custom_id"]
 
 
 def custom_ids(prompts: Sequence[Prompt], model: str, sampling: Sampling) -> Iterator[str]:

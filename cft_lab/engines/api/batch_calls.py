@@ -22,8 +22,12 @@ ENDPOINT: Final = "/v1/chat/completions"
 WINDOW: Final = "24h"  # the only completion window that the API offers
 
 
+class NotThere(ApiError):  # noqa: N818 - reads as what happened
+    """The server answered 404 or 405: it did nothing."""
+
+
 class BatchCalls:
-    """Every method raises ApiError when its retries are used up."""
+    """Every method raises ApiError when its retries are used up, and NotThere for a 404 or 405."""
 
     def __init__(self, sender: Sender, retries: int) -> None:
         self._sender, self._retries = sender, retries
@@ -54,18 +58,11 @@ class BatchCalls:
     async def retrieve(self, batch_id: str) -> dict[str, Any]:
         """The batch as the server sees it now."""
 
-        async def attempt() -> dict[str, Any] | Failure:
-            batch = await self._get(f"/batches/{batch_id}")
-            if isinstance(batch, Failure) and batch.kind == "not found":
-                target = self._sender.target
-                raise ApiError(
-                    f"{target.owner}.base_url={target.url}: the server does not know batch {batch_id}, which an earlier run made. "
-                    "Call with the address and key of that run, or delete the batch's files in the stage's folder, so that its "
-                    "rows are sent again"
-                )
-            return batch
-
-        batch: dict[str, Any] = await self._call(attempt, "asking for the batch")
+        absent = (
+            f"the server does not know batch {batch_id}, which an earlier run made. Call with the address and key of that run, or "
+            "delete the batch's files in the stage's folder, so that its rows are sent again"
+        )
+        batch: dict[str, Any] = await self._call(lambda: self._get(f"/batches/{batch_id}"), "asking for the batch", absent)
         return batch
 
     async def download(self, file_id: str, path: Path) -> None:
@@ -78,7 +75,11 @@ class BatchCalls:
                         file.write(piece)
             return True
 
-        await self._call(lambda: self._sender.caller.call(send, TRANSFER_S), "downloading results")
+        absent = (
+            f"the server does not have the results {file_id} any more. Delete the batch's files in the stage's folder, so that its "
+            "rows are sent again"
+        )
+        await self._call(lambda: self._sender.caller.call(send, TRANSFER_S), "downloading results", absent)
 
     async def _once(
         self, listing: str, field: str, value: str, send: Callable[[AsyncOpenAI], Awaitable[Any]], resumed: bool
@@ -93,8 +94,13 @@ class BatchCalls:
             tried = True
             return await self._sender.caller.call(send, TRANSFER_S)
 
-        made = await self._call(attempt, f"POST {listing}")
-        return str(made["id"])
+        owner = self._sender.target.owner
+        absent = (
+            f"POST {listing} is not served there. Set {owner}.mode=online if this server has no Batch API, or mend the address: it "
+            "usually ends in /v1"
+        )
+        made = await self._call(attempt, f"POST {listing}", absent)
+        return self._sender.key.redact_reply(str(made["id"]))
 
     async def _find(self, listing: str, field: str, value: str) -> dict[str, Any] | None:
         listed = await self._get(f"{listing}?limit={LISTED}")
@@ -111,7 +117,9 @@ class BatchCalls:
         result: dict[str, Any] | Failure = await self._sender.caller.call(send, self._sender.caller.timeout_s)
         return result
 
-    async def _call(self, attempt: Callable[[], Awaitable[Any]], what: str) -> Any:
+    async def _call(self, attempt: Callable[[], Awaitable[Any]], what: str, absent: str) -> Any:
+        """The result of `attempt`, with retries; `absent` is what a 404 or 405 means, and the remedy."""
+
         async def checked() -> Any:
             result = await attempt()
             unreadable = Failure("malformed JSON", "the reply is no JSON object with an id", RETRY)
@@ -120,9 +128,11 @@ class BatchCalls:
         outcome, tries = await with_retries(checked, self._retries, self._sender.gate.sleep, self._sender.tally)
         if not isinstance(outcome, Failure):
             return outcome
-        if outcome.then == STOP:
-            raise stop_error(outcome, self._sender.target)
         target = self._sender.target
+        if outcome.kind == "not found":
+            raise NotThere(f"{target.owner}.base_url={target.url}: {absent} ({outcome.what})")
+        if outcome.then == STOP:
+            raise stop_error(outcome, target)
         raise ApiError(
             f"{target.owner}.base_url={target.url}: {what} failed {tries} times ({outcome.kind}: {outcome.what}). "
             f"Run the same command again, or set {target.owner}.mode=online if this server has no Batch API"

@@ -103,7 +103,7 @@ def read_completion(data: Any, sampling: Sampling, key: Key) -> Reply | Failure:
     # an empty text is what was asked for only if a stop string, or the limit, may have come first
     if not text and finish == "stop" and not (sampling.stop and tokens and tokens[1]):
         return Failure("empty text", "an empty text with finish_reason 'stop'", RETRY, billed=True, tokens=tokens)
-    text, cut = cut_at_stop(_writable(text), sampling.stop)
+    text, cut = cut_at_stop(text, sampling.stop)
     model = data.get("model")
     return Reply(
         key.redact_reply(text),
@@ -130,8 +130,3 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
 
 def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9
-
-
-def _writable(text: str) -> str:
-    """JSON can carry half of a surrogate pair, which no file takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cft_lab.config import ApiConfig, PricesConfig
 from cft_lab.engines.api.errors import ApiError, BudgetReached, CostNotConfirmed
 from cft_lab.engines.base import Prompt
 from cft_lab.records import Completion, Sampling
-from cft_lab.store import write_json
+from cft_lab.store import read_json, write_json
 
 CHARACTERS_PER_TOKEN = 4  # OpenAI's rule of thumb for English text
 ENOUGH_SEEN = 20  # completions whose mean is a better basis than a rule of thumb
+UNREPORTED = "unreported_usd.json"
 TURN_OVERHEAD = 16  # tokens that a chat template may add to one message, generously
 
 
@@ -82,13 +83,41 @@ def estimate_cost(
 
 
 def require_confirmation(estimate: CostEstimate, api: ApiConfig, owner: str) -> None:
-    """Raises CostNotConfirmed if the estimate is above the threshold and nobody said yes to it."""
-    if estimate.usd is None or estimate.usd <= api.confirm_above_usd or api.confirm_cost:
+    """Raises CostNotConfirmed if nobody said yes to an estimate above the threshold, or to OpenAI's own server at an unknown
+    price. A server of one's own with an unknown price needs no yes."""
+    if api.confirm_cost or (estimate.usd is None and not _asks_money(api)):
+        return
+    if estimate.usd is None:
+        raise CostNotConfirmed(
+            f"{estimate.line()}: OpenAI's server asks money, and the price of this model is unknown. Give it with "
+            "'+prices.input_usd={NAME: DOLLARS}' '+prices.output_usd={NAME: DOLLARS}' (per million tokens), or go ahead "
+            f"all the same with {owner}.confirm_cost=true"
+        )
+    if estimate.usd <= api.confirm_above_usd:
         return
     raise CostNotConfirmed(
         f"{estimate.line()}; that is above {owner}.confirm_above_usd={api.confirm_above_usd:g}. "
         f"To go ahead, add {owner}.confirm_cost=true; {owner}.max_cost_usd=... sets a limit that is not crossed"
     )
+
+
+def unreported_usd(folder: Path) -> float:
+    """Dollars of a stage, over all its processes, that no completion carries: probes, replies that nobody took, the worst case of
+    attempts without a usage report. With the `cost_usd` of the journal's completions they make what the stage cost.
+
+    0.0 where nothing was kept: nothing was lost, or the price is unknown.
+    """
+    return _kept_usd(folder / UNREPORTED)
+
+
+def _kept_usd(file: Path | None) -> float:
+    kept: dict[str, float] = read_json(file) if file and file.exists() else {}
+    return kept.get("attempts_usd", 0.0) + kept.get("under_way_usd", 0.0)
+
+
+def _asks_money(api: ApiConfig) -> bool:
+    """Whether the server is OpenAI's own, by whatever name."""
+    return api.base_url is None or f".{urlsplit(api.base_url).hostname}".endswith(".openai.com")
 
 
 def most_tokens(prompt: Prompt) -> int:
@@ -112,11 +141,20 @@ class Ledger:
         if limit_usd is not None and limit_usd <= 0:
             raise ApiError(f"{owner}.max_cost_usd={limit_usd:g} allows no call at all: raise it, or set it to null for no limit")
         self._owner, self._price, self._mode, self._limit_usd, self._file = owner, price, mode, limit_usd, file
-        kept = json.loads(file.read_text()) if file and file.exists() else {}
-        self.unreported_usd: float = kept.get("attempts_usd", 0.0) + kept.get("under_way_usd", 0.0)
+        self.unreported_usd = _kept_usd(file)
         self.spent_usd = spent_usd + self.unreported_usd
         self.reserved_usd = 0.0
         self._highest_usd = 0.0
+
+    @property
+    def in_no_row_usd(self) -> float:
+        """What `unreported_usd` finds in the file now, the worst case of what is under way included."""
+        return self.unreported_usd + self._highest_usd
+
+    @property
+    def priced(self) -> bool:
+        """Whether dollars can be counted at all."""
+        return self._price is not None
 
     def worst(self, prompt_tokens: int, output_tokens: int) -> float:
         """The most dollars that a request can cost; 0 where no price is known."""
@@ -141,13 +179,13 @@ class Ledger:
         """Ends a reservation: what it cost by the server's report, and what must be assumed for want of one."""
         self.reserved_usd -= reserved_usd
         self.spent_usd += reported_usd + unreported_usd
-        if unreported_usd:
-            self.outside_rows(unreported_usd)
+        self.outside_rows(unreported_usd)
 
     def outside_rows(self, usd: float) -> None:
         """Notes dollars, spent already, that no completion will carry."""
-        self.unreported_usd += usd
-        self._keep()
+        if usd:
+            self.unreported_usd += usd
+            self._keep()
 
     def close(self) -> None:
         """Nothing is under way any more."""

@@ -6,24 +6,22 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from cft_lab.config import ApiConfig
 from cft_lab.engines.api.background import Background, Post
-from cft_lab.engines.api.batch import Batches, BatchLimits
+from cft_lab.engines.api.batch import Batches, BatchLimits, refuse_while_under_way
 from cft_lab.engines.api.chat import Asking
 from cft_lab.engines.api.client import Caller, Tally
-from cft_lab.engines.api.cost import Ledger, Price
+from cft_lab.engines.api.cost import UNREPORTED, Ledger, Price
 from cft_lab.engines.api.errors import ApiError, BudgetReached, Key, Target
 from cft_lab.engines.api.gate import Gate
 from cft_lab.engines.api.online import Online, Row, Sender
 from cft_lab.engines.api.probe import probe
+from cft_lab.engines.api.settings import setting_problems, shown_url
 from cft_lab.engines.base import Prompt
 from cft_lab.records import Completion, Sampling
 
-OPENAI_URL = "https://api.openai.com/v1"
 SAME_FAILURES = 20  # rows in a row that fail in one way before the run is stopped
-UNREPORTED = "unreported_usd.json"
 
 
 class OpenAIEngine:
@@ -48,12 +46,14 @@ class OpenAIEngine:
         progress: bool = True,
         batch_limits: BatchLimits | None = None,
     ) -> None:
-        """`owner` is the config group (teacher, responses, engine) that messages name. Raises ApiError for a missing key, a budget
-        of zero, and a budget without a price."""
+        """`owner` is the config group (teacher, responses, engine) that messages name. Raises ApiError for unusable
+        settings (`setting_problems`), a missing key, a budget of zero, and a budget without a price."""
         if api.mode == "batch" and folder is None:
             raise ValueError("mode batch needs a folder: without one a killed run would pay twice")
+        if problems := list(setting_problems(api, owner)):
+            raise ApiError("; ".join(problems))
         self._model, self._api, self._folder, self._say, self._progress = model, api, folder, say, progress
-        self._target = Target(owner, model, shown_url(api.base_url or OPENAI_URL, owner), api.api_key_env)
+        self._target = Target(owner, model, shown_url(api), api.api_key_env)
         self._key = read_key(api, self._target)
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +72,8 @@ class OpenAIEngine:
         """See `Engine.generate`. Raises ApiError when nothing more can be sent, after all that was answered has been yielded."""
         if not prompts:
             return
+        if self._api.mode == "online" and self._folder:
+            refuse_while_under_way(self._folder, prompts, self._model, sampling, self._target.owner)
         done = 0
         try:
             for row in self._rows(prompts, sampling):
@@ -86,20 +88,29 @@ class OpenAIEngine:
     def _rows(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Row]:
         """Rows as they come, stopped when the same failure repeats; with the progress bar."""
         streak = Streak(self._target)
-        with Background[Row | str](lambda post: self._work(prompts, sampling, post)) as rows, self._bar(len(prompts)) as bar:
-            try:
-                for row in rows:
-                    if isinstance(row, str):  # how far a batch is
-                        bar.set_description_str(row)
-                        continue
-                    # the rows of a batch were all sent at once: stopping would save nothing
-                    yield from streak.release(row) if self._api.mode == "online" else [row]
-                    bar.update(1)
-                    bar.set_postfix_str(self._spent(), refresh=False)
-            except ApiError:
-                yield from streak.held
-                raise
-            yield from streak.held
+        work = Background[Row | str](lambda post: self._work(prompts, sampling, post))
+        try:
+            with work as rows, self._bar(len(prompts)) as bar:
+                try:
+                    for row in rows:
+                        if isinstance(row, str):  # how far a batch is
+                            bar.set_description_str(row)
+                            continue
+                        # the rows of a batch were all sent at once: stopping would save nothing
+                        yield from streak.release(row) if self._api.mode == "online" else [row]
+                        bar.update(1)
+                        bar.set_postfix_str(self._spent(), refresh=False)
+                except ApiError:
+                    yield from streak.rest()
+                    raise
+                yield from streak.rest()
+        finally:
+            if self._api.mode == "online":  # what is left of a batch can be collected again
+                self._note_lost([*streak.held, *streak.dropped, *work.left()])
+
+    def _note_lost(self, rows: Sequence[Row | str]) -> None:
+        """Counts what was paid for rows that were not given out."""
+        self._ledger.outside_rows(sum(row.completion.cost_usd or 0.0 for row in rows if isinstance(row, Row)))
 
     async def _work(self, prompts: Sequence[Prompt], sampling: Sampling, post: Post[Row | str]) -> None:
         gate = Gate(self._api.max_in_flight, self._ledger, self._tally)
@@ -126,11 +137,15 @@ class OpenAIEngine:
 
     def _spent(self) -> str:
         tokens = self._tally.prompt_tokens + self._tally.output_tokens
-        return f"{tokens:,} tokens, ${self._ledger.spent_usd:,.2f}"
+        return f"{tokens:,} tokens" + (f", ${self._ledger.spent_usd:,.2f}" if self._ledger.priced else "")
 
     def observations(self) -> dict[str, Any]:
-        """What was seen so far in this process, for the manifest: counts, tokens, dollars, what the server is and does."""
-        tally = self._tally
+        """What was seen so far in this process, for the manifest: counts, tokens, dollars, what the server is and does.
+
+        `cost_usd` is what the server reported to this process, `cost_in_no_row_usd` what `unreported_usd` keeps of all processes;
+        dollars are None where the price is unknown.
+        """
+        tally, priced = self._tally, self._ledger.priced
         return {
             "requests": tally.requests,
             "rows": dict(tally.rows),
@@ -139,8 +154,8 @@ class OpenAIEngine:
             "prompt_tokens": tally.prompt_tokens,
             "output_tokens": tally.output_tokens,
             "replies_without_usage": tally.replies_without_usage,
-            "cost_usd": round(tally.reported_usd, 6),
-            "cost_in_no_row_usd": round(self._ledger.unreported_usd, 6),
+            "cost_usd": round(tally.reported_usd, 6) if priced else None,
+            "cost_in_no_row_usd": round(self._ledger.in_no_row_usd, 6) if priced else None,
             "models": dict(tally.models),
             "seed": tally.seed,
             "n": tally.n,
@@ -148,7 +163,7 @@ class OpenAIEngine:
             "highest_in_flight": tally.highest_in_flight,
             "rate_limit_cuts": tally.rate_limit_cuts,
             "lowest_limit": tally.lowest_limit,
-            "batches": tally.batches,
+            "batches": [batch if priced else {**batch, "worst_usd": None} for batch in tally.batches],
             "batch_lines": dict(tally.batch_lines),
         }
 
@@ -164,8 +179,14 @@ class Streak:
         self._kind: str | None = None
         self._count = 0
         self._any_text = False
-        #: rows that were not given out yet
+        #: rows that were not given out yet, and rows that never will be
         self.held: list[Row] = []
+        self.dropped: list[Row] = []
+
+    def rest(self) -> Iterator[Row]:
+        """The rows that are still held, at the end."""
+        while self.held:
+            yield self.held.pop(0)
 
     def release(self, row: Row) -> list[Row]:
         """The rows that may be given out now. Raises ApiError when the failures repeat."""
@@ -180,7 +201,7 @@ class Streak:
             return [*free, row]
         self._count += 1
         if self._count >= SAME_FAILURES:
-            self.held = []
+            self.dropped, self.held = [*self.held, row], []
             raise ApiError(
                 f"{self._target.owner}.base_url={self._target.url}: {self._count} rows one after another failed in the same way: "
                 f"{row.completion.text}. Remove the cause, then run the same command again: only the missing rows are sent"
@@ -207,16 +228,3 @@ def read_key(api: ApiConfig, target: Target) -> Key:
             "(spaces, line breaks or letters outside ASCII). Set it to the key alone"
         )
     return Key(value)
-
-
-def shown_url(url: str, owner: str) -> str:
-    """An address without a user name, password or query, for messages. Raises ApiError if it is no address."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ApiError(f"{owner}.base_url={url!r} is no address of a server: write it as http://host:8000/v1 or https://host/v1")
-    return f"{parts.scheme}://{host}{parts.path}"

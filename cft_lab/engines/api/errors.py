@@ -59,7 +59,10 @@ class Target:
 
 
 class Key:
-    """The API key, which nothing prints: not its repr, and no text that has passed `redact`."""
+    """The API key, which nothing prints: not its repr, and no text that has passed `redact` or `redact_reply`.
+
+    Every text of a server passes one of these two before anything keeps it, so they also see to it that a file takes it.
+    """
 
     _LOOKS_LIKE_A_KEY = re.compile(r"\b(sk|pk|key)-[\w*.\-]{6,}|(?<=Bearer )\S+")
     _PLACEHOLDER = 12  # characters; what is shorter (EMPTY, none) may be an ordinary word of a model's text
@@ -73,13 +76,20 @@ class Key:
 
     def redact(self, text: str) -> str:
         """A message of the server without the key, or anything that looks like one: servers echo keys, whole or in part."""
+        text = _writable(text)
         if self._secret:
             text = text.replace(self._secret, "[key]")
         return self._LOOKS_LIKE_A_KEY.sub("[key]", text)
 
     def redact_reply(self, text: str) -> str:
         """A model's text without the key; nothing else of it is touched."""
+        text = _writable(text)
         return text.replace(self._secret, "[key]") if self._secret and len(self._secret) >= self._PLACEHOLDER else text
+
+
+def _writable(text: str) -> str:
+    """JSON can carry half of a surrogate pair, which UTF-8 has no bytes for: a question mark takes its place."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 #: HTTP status -> (kind, then); what is missing: 4xx refuse the prompt, everything else is retried

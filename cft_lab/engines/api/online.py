@@ -111,14 +111,17 @@ class Online:
                 costs.append(reported)
             return outcome
 
-        outcome, tries = await with_retries(attempt, self._retries, sender.gate.sleep, sender.tally)
+        try:
+            outcome, tries = await with_retries(attempt, self._retries, sender.gate.sleep, sender.tally)
+        except asyncio.CancelledError:
+            sender.ledger.outside_rows(sum(costs))
+            raise
         cost_usd = sum(costs) if costs else None
         if isinstance(outcome, Failure) and outcome.then == STOP:
             sender.gate.stop(stop_error(outcome, sender.target))
             outcome = None
         if outcome is None:
-            if cost_usd:
-                sender.ledger.outside_rows(cost_usd)
+            sender.ledger.outside_rows(sum(costs))
             return None
         if isinstance(outcome, Failure):
             return failed_row(index, outcome, tries, cost_usd, sender.tally)

@@ -1,7 +1,8 @@
 """The loopback server with the files and batches of the Batch API. `settings.batch` says how it misbehaves (shares of rows):
 
 polls (before a batch is over), outcome (completed, expired, failed, cancelled), duplicates, malformed, missing, failed (500 in the
-error file), refused (content filter), drop (connections dropped AFTER the upload or creation happened), slow (never over).
+error file), refused (content filter), drop (connections dropped AFTER the upload or creation happened), slow (never over), absent
+(paths that are not served: "POST batches", "GET files/content").
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class BatchServer(Server):
 
     async def route(self, method: str, path: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter) -> bool:
         parts = path.strip("/").split("/")[1:]
+        if f"{method} {'/'.join([parts[0], *parts[2:]])}" in self.settings.batch.get("absent", ()):
+            return await super().route(method, path, headers, body, writer)
         if parts == ["files"]:
             return await self._files(method, headers, body, writer)
         if parts[0] == "files" and parts[-1] == "content" and parts[1] in self.files:

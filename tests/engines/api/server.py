@@ -43,6 +43,7 @@ class Settings:
     words: int = 12
     reply: str = ""  # a fixed text instead of one made from the prompt
     counts: bool = True  # False keeps no count for each prompt
+    absent: int = 404  # status where nothing is served
     batch: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,7 +106,7 @@ class Server:
         return await self.route(method, path, headers, body, writer)
 
     async def route(self, method: str, path: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter) -> bool:
-        return await send(writer, 404, {"detail": "Not Found"})
+        return await send(writer, self.settings.absent, {"detail": "Not Found"})
 
     def stats(self) -> dict[str, Any]:
         return {
@@ -210,7 +211,7 @@ class Server:
             return await send_bytes(writer, 200, b"<html>welcome</html>")
         if fault == "no-choices":
             return await send(writer, 200, {**good, "choices": []})
-        if fault in ("null", "empty", "no-finish", "filter", "refusal", "odd-finish", "surrogate"):
+        if fault in ("null", "empty", "no-finish", "filter", "refusal", "odd-finish", "surrogate", "surrogate-refusal"):
             message = choice["message"]
             changed = {
                 "null": {"message": {**message, "content": None}},
@@ -220,8 +221,11 @@ class Server:
                 "refusal": {"message": {**message, "content": None, "refusal": "I cannot help with that."}},
                 "odd-finish": {"finish_reason": "tool_calls"},
                 "surrogate": {"message": {**message, "content": "half \ud83d pair"}},
+                "surrogate-refusal": {"message": {**message, "content": None, "refusal": "half \ud83d pair"}},
             }[fault]
             return await send(writer, 200, {**good, "choices": [{**choice, **changed}]})
+        if fault == "surrogate-model":
+            return await send(writer, 200, {**good, "model": "half \ud83d pair"})
         return await self.spoil_status(fault, writer)
 
     async def spoil_status(self, fault: str, writer: asyncio.StreamWriter) -> bool:
@@ -237,7 +241,8 @@ class Server:
             extra = {"Retry-After": self.settings.retry_after}
         if how == "date":
             extra = {"Retry-After": email.utils.formatdate(time.time() + float(self.settings.retry_after), usegmt=True)}
-        return await send(writer, int(status), {"error": {"message": f"fault {fault}", "code": None}}, extra)
+        message = "half \ud83d pair" if how == "surrogate" else f"fault {fault}"
+        return await send(writer, int(status), {"error": {"message": message, "code": None}}, extra)
 
 
 def head(status: int, length: int, headers: dict[str, str] | None = None) -> bytes:

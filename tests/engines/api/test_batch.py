@@ -32,7 +32,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def engine(server: Loopback, folder: Path, limits: BatchLimits = QUICK, **changes: Any) -> OpenAIEngine:
     said = changes.pop("say", [].append)
     price = changes.pop("price", None)
-    api = server.api(mode="batch", **changes)
+    api = server.api(**{"mode": "batch", **changes})
     return OpenAIEngine(
         "loopback-1", api, owner="teacher", price=price, folder=folder, say=said, progress=False, batch_limits=limits
     )
@@ -57,6 +57,7 @@ def test_a_batch_answers_every_prompt(tmp_path: Path) -> None:
     seen = opened.observations()
     assert seen["cost_usd"] == pytest.approx(0.27)
     assert [(part["step"], part["status"], part["rows"]) for part in seen["batches"]] == [("collected", "completed", 30)]
+    assert seen["batches"][0]["worst_usd"] > seen["cost_usd"]
     assert said == ["batch batch_1: 30 rows sent", "batch batch_1: completed"]
     assert not list(tmp_path.glob("*.jsonl"))
 
@@ -103,6 +104,13 @@ def test_a_batch_that_ends_badly_gives_what_it_has_and_reasons(tmp_path: Path, o
     assert all(first[i].text.startswith(f"batch {outcome}: batch batch_1 is {outcome}") for i in failed)
     assert outcome != "failed" or "Enqueued token limit" in first[0].text
     assert {completion.finish for completion in again.values()} == {"stop"}
+
+
+def test_a_batch_of_unknown_price_has_no_worst_case(tmp_path: Path) -> None:
+    with serving("batch_server.py") as server:
+        opened = engine(server, tmp_path)
+        dict(opened.generate(prompts(3), GREEDY))
+    assert opened.observations()["batches"][0]["worst_usd"] is None
 
 
 def test_equal_prompts_get_names_of_their_own(tmp_path: Path) -> None:
@@ -221,6 +229,41 @@ def test_leaving_early_leaves_the_batch_to_the_next_run(tmp_path: Path) -> None:
         assert paid(server) == {1}
 
 
+def leave_a_batch_under_way(server: Loopback, folder: Path) -> Path:
+    """Leaves after the first of 12 rows; the state file of the batch."""
+    rows = engine(server, folder).generate(prompts(12), GREEDY)
+    next(rows)
+    rows.close()
+    return next(folder.glob("batch-*.json"))
+
+
+def test_a_batch_under_way_is_not_paid_again_online(tmp_path: Path) -> None:
+    with serving("batch_server.py") as server:
+        state = leave_a_batch_under_way(server, tmp_path)
+        with pytest.raises(ApiError, match=r"teacher\.mode=online would pay twice: batch_1, .*teacher\.mode=batch") as refusal:
+            dict(engine(server, tmp_path, mode="online").generate(prompts(12)[1:], GREEDY))
+        assert str(state) in str(refusal.value)
+        assert "POST /v1/chat/completions" not in server.stats()["calls"]
+        dict(engine(server, tmp_path).generate(prompts(12)[1:], GREEDY))  # the first remedy: collect it
+        assert dict(engine(server, tmp_path, mode="online").generate(prompts(2, start=50), GREEDY)).keys() == {0, 1}
+        assert paid(server) == {1}
+
+
+def test_a_batch_can_be_given_up(tmp_path: Path) -> None:
+    with serving("batch_server.py") as server:
+        leave_a_batch_under_way(server, tmp_path).unlink()
+        assert len(dict(engine(server, tmp_path, mode="online").generate(prompts(12)[1:], GREEDY))) == 11
+
+
+def test_a_batch_that_holds_none_of_the_wanted_rows_does_not_stop_them(tmp_path: Path) -> None:
+    with serving("batch_server.py") as server:
+        state = leave_a_batch_under_way(server, tmp_path)
+        assert len(dict(engine(server, tmp_path, mode="online").generate(prompts(2, start=50), GREEDY))) == 2
+        state.with_suffix(".jsonl").unlink()  # now nobody can tell
+        with pytest.raises(ApiError, match="would pay twice"):
+            dict(engine(server, tmp_path, mode="online").generate(prompts(2, start=60), GREEDY))
+
+
 def test_a_batch_that_the_server_does_not_know_is_not_paid_again_unasked(tmp_path: Path) -> None:
     with serving("batch_server.py", batch={"slow": 1}) as server:
         script = CHILD.format(here=str(HERE))
@@ -231,8 +274,37 @@ def test_a_batch_that_the_server_does_not_know_is_not_paid_again_unasked(tmp_pat
         assert other.stats()["batches"] == []
 
 
-def test_a_server_without_batches_is_told_apart(tmp_path: Path) -> None:
-    with serving() as server, pytest.raises(ApiError, match="teacher.base_url"):
+@pytest.mark.parametrize("status", [404, 405])
+@pytest.mark.parametrize(("script", "path"), [("server.py", "/files"), ("batch_server.py", "/batches")])
+def test_a_server_without_batches_is_told_apart_and_can_be_asked_online(
+    status: int, script: str, path: str, tmp_path: Path
+) -> None:
+    with serving(script, absent=status, batch={"absent": ["POST batches"]}) as server:
+        with pytest.raises(
+            ApiError, match=rf"POST {path} is not served there. Set teacher\.mode=online .*\({status}: Not Found"
+        ) as told:
+            dict(engine(server, tmp_path).generate(prompts(2), GREEDY))
+        assert "chat completions" not in str(told.value)
+        assert not list(tmp_path.glob("batch-*"))  # nothing is under way that would stand in the way of the remedy
+        assert len(dict(engine(server, tmp_path, mode="online").generate(prompts(6), GREEDY))) == 6
+
+
+def test_a_batch_that_may_exist_elsewhere_is_not_forgotten(tmp_path: Path) -> None:
+    with serving("batch_server.py") as server:
+        child = [sys.executable, "-c", CHILD.format(here=str(HERE)), str(server.port), str(tmp_path), "before created True"]
+        assert subprocess.run(child, check=False).returncode == 9
+    with serving("batch_server.py", batch={"absent": ["POST batches"]}) as other:
+        with pytest.raises(ApiError, match="is not served there"):
+            dict(engine(other, tmp_path).generate(prompts(12), GREEDY))
+        with pytest.raises(ApiError, match="would pay twice"):
+            dict(engine(other, tmp_path, mode="online").generate(prompts(12), GREEDY))
+
+
+def test_results_that_are_gone_are_not_blamed_on_the_address(tmp_path: Path) -> None:
+    with (
+        serving("batch_server.py", batch={"absent": ["GET files/content"]}) as server,
+        pytest.raises(ApiError, match="does not have the results file_2 any more"),
+    ):
         dict(engine(server, tmp_path).generate(prompts(2), GREEDY))
 
 

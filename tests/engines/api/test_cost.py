@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from cft_lab.config import ApiConfig, PricesConfig
-from cft_lab.engines.api.cost import Ledger, Price, estimate_cost, most_tokens, price_of, require_confirmation
+from cft_lab.engines.api.cost import (
+    UNREPORTED,
+    Ledger,
+    Price,
+    estimate_cost,
+    most_tokens,
+    price_of,
+    require_confirmation,
+    unreported_usd,
+)
 from cft_lab.engines.api.errors import ApiError, CostNotConfirmed
 from cft_lab.engines.base import Prompt
 from cft_lab.records import Completion, Message, Sampling
@@ -47,7 +56,23 @@ def test_a_high_estimate_needs_a_yes() -> None:
     assert "basis" in str(refusal.value)
     require_confirmation(estimate, ApiConfig(confirm_cost=True), "teacher")
     require_confirmation(estimate, ApiConfig(confirm_above_usd=1e9), "teacher")
-    require_confirmation(estimate_cost(PROMPTS, Sampling(10_000_000), None, "online", []), ApiConfig(), "teacher")
+    require_confirmation(estimate_cost(PROMPTS, Sampling(1), GPT_4O, "online", []), ApiConfig(), "teacher")
+
+
+@pytest.mark.parametrize("base_url", [None, "https://api.openai.com/v1", "https://eu.api.openai.com/v1"])
+def test_an_unknown_price_at_openai_needs_a_yes(base_url: str | None) -> None:
+    unknown = estimate_cost(PROMPTS, Sampling(1), None, "online", [])
+    with pytest.raises(CostNotConfirmed, match=r"price of this model is unknown.*teacher\.confirm_cost=true") as refusal:
+        require_confirmation(unknown, ApiConfig(base_url=base_url), "teacher")
+    assert "'+prices.input_usd={NAME: DOLLARS}' '+prices.output_usd={NAME: DOLLARS}'" in str(refusal.value)
+    assert "$" not in str(refusal.value)
+    require_confirmation(unknown, ApiConfig(base_url=base_url, confirm_cost=True), "teacher")
+
+
+@pytest.mark.parametrize("base_url", ["http://127.0.0.1:8000/v1", "https://notopenai.com/v1"])
+def test_an_unknown_price_at_ones_own_server_needs_no_yes(base_url: str) -> None:
+    unknown = estimate_cost(PROMPTS, Sampling(10_000_000), None, "online", [])
+    require_confirmation(unknown, ApiConfig(base_url=base_url), "teacher")
 
 
 def test_a_budget_needs_a_price_and_allows_something() -> None:
@@ -75,7 +100,7 @@ def test_reservations_count_until_they_are_settled() -> None:
 
 
 def test_what_no_row_can_tell_outlives_the_process(tmp_path: Path) -> None:
-    file = tmp_path / "unreported.json"
+    file = tmp_path / UNREPORTED
     killed = Ledger("teacher", GPT_4O, "online", 9.0, 0.0, file)
     killed.reserve(0.5)
     killed.reserve(0.25)
@@ -85,3 +110,8 @@ def test_what_no_row_can_tell_outlives_the_process(tmp_path: Path) -> None:
     assert after_kill.spent_usd == pytest.approx(0.1 + 0.125 + 0.75)
     after_kill.close()
     assert Ledger("teacher", GPT_4O, "online", 9.0, 0.0, file).spent_usd == pytest.approx(0.875)
+    assert unreported_usd(tmp_path) == pytest.approx(0.875)
+
+
+def test_nothing_kept_is_nothing_unreported(tmp_path: Path) -> None:
+    assert unreported_usd(tmp_path) == 0.0

@@ -15,11 +15,13 @@ from loopback import Loopback, prompts, serving
 from server import text_for
 
 from cft_lab.config import ApiConfig
-from cft_lab.engines.api.cost import Price
-from cft_lab.engines.api.engine import OpenAIEngine, shown_url
+from cft_lab.engines.api.cost import Price, unreported_usd
+from cft_lab.engines.api.engine import OpenAIEngine
 from cft_lab.engines.api.errors import ApiError, BudgetReached
 from cft_lab.engines.base import Prompt
+from cft_lab.engines.journal import JournalEngine
 from cft_lab.records import Completion, Message, Sampling
+from cft_lab.store import Journal, write_json
 
 GREEDY = Sampling(100)
 PRICE = Price(1000.0, 1000.0, 0.5)  # a thousandth of a dollar per token
@@ -144,9 +146,20 @@ def test_an_unencodable_prompt_costs_that_row_only(shared: Loopback) -> None:
     assert "not valid Unicode" in found[0].text
 
 
-def test_half_a_surrogate_pair_in_a_reply_can_be_journalled() -> None:
-    with serving(always={"number": "surrogate"}) as server:
-        complete(server, prompts(1))[0].text.encode()
+@pytest.mark.parametrize("fault", ["surrogate", "surrogate-refusal", "400-surrogate", "500-surrogate", "surrogate-model"])
+def test_half_a_surrogate_pair_of_a_server_can_be_journalled(fault: str, tmp_path: Path) -> None:
+    with serving(always={"number 1 ": fault}) as server, Journal(tmp_path / "journal.jsonl") as journal:
+        opened = engine(server.api(max_retries=0))
+        assert len(dict(JournalEngine(opened, journal).generate(prompts(2), GREEDY))) == 2
+    write_json(tmp_path / "observed.json", opened.observations())
+    written = "".join(path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
+    assert "half ? pair" in written
+
+
+def test_half_a_surrogate_pair_can_be_said() -> None:
+    with serving(always={"number": "401-surrogate"}) as server, pytest.raises(ApiError) as refusal:
+        complete(server, prompts(1))
+    assert "half ? pair" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +280,53 @@ def test_a_server_without_usage_is_charged_at_worst_and_invents_no_tokens() -> N
     assert opened.observations()["cost_in_no_row_usd"] > 0.2
 
 
+def test_replies_that_nobody_took_are_counted(tmp_path: Path) -> None:
+    with serving() as server:
+        opened = engine(server.api(max_in_flight=4), price=PRICE, folder=tmp_path)
+        rows = opened.generate(prompts(20), GREEDY)
+        next(rows)
+        time.sleep(0.3)  # the other three are answered
+        rows.close()
+        assert len(server.stats()["valid"]) == 4
+    assert unreported_usd(tmp_path) == pytest.approx(3 * 0.018)  # the first row carries its own
+    assert opened.observations()["cost_in_no_row_usd"] == pytest.approx(3 * 0.018)
+
+
+def test_refusals_that_are_not_given_out_are_counted(tmp_path: Path) -> None:
+    with serving(always={"number": "filter"}) as server:
+        found, error = until_stopped(engine(server.api(max_in_flight=1), price=PRICE, folder=tmp_path), prompts(100))
+    assert "failed in the same way" in str(error)
+    assert found == []
+    assert unreported_usd(tmp_path) == pytest.approx(20 * 0.018)
+
+
+def test_what_a_stage_cost_is_its_rows_and_what_no_row_carries(tmp_path: Path) -> None:
+    spent = 0.0
+    with serving(first=["null"]) as server:  # a reply without a text that was paid: tried again
+        for place in range(3):
+            opened = engine(server.api(), price=PRICE, folder=tmp_path)
+            sampling = Sampling(100, temperature=0.5)
+            spent += sum(c.cost_usd or 0 for _, c in opened.generate(prompts(5, start=5 * place), sampling))
+            assert opened.observations()["cost_in_no_row_usd"] == pytest.approx(unreported_usd(tmp_path), abs=1e-6)
+        bodies = server.stats()["sent"]
+    assert sum(bodies.values()) == 15 + 3 * 4 + 1  # four probes in each process
+    assert unreported_usd(tmp_path) > 0.1
+    assert spent > 15 * 0.018
+
+
+@pytest.mark.parametrize(("price", "shown"), [(None, False), (PRICE, True)])
+def test_dollars_are_shown_only_where_the_price_is_known(
+    shared: Loopback, capsys: pytest.CaptureFixture[str], price: Price | None, shown: bool
+) -> None:
+    opened = engine(shared.api(), price=price, progress=True)
+    dict(opened.generate(prompts(20), GREEDY))
+    bar = capsys.readouterr().err
+    assert "tokens" in bar
+    assert ("$" in bar) is shown
+    assert (opened.observations()["cost_usd"] is not None) is shown
+    assert (opened.observations()["cost_in_no_row_usd"] is not None) is shown
+
+
 @pytest.mark.parametrize(
     ("settings", "seed", "n"),
     [
@@ -371,18 +431,6 @@ def test_a_key_that_no_header_takes_is_refused_without_showing_it(monkeypatch: p
     with pytest.raises(ApiError, match="holds characters that no key has") as refusal:
         engine(ApiConfig(api_key_env="SOME_KEY"))
     assert "sk-" not in str(refusal.value)
-
-
-@pytest.mark.parametrize(
-    "url", ["localhost:8000/v1", "host/v1", "http://", "http://[broken/v1", "http://host:99999/v1", "ftp://host/v1"]
-)
-def test_what_is_no_address_is_told_before_any_call(url: str) -> None:
-    with pytest.raises(ApiError, match="teacher.base_url=.* is no address"):
-        engine(ApiConfig(base_url=url, api_key_env=None))
-
-
-def test_passwords_in_an_address_are_not_shown() -> None:
-    assert shown_url("https://me:secret@host:1/v1?token=x", "teacher") == "https://host:1/v1"
 
 
 def test_the_key_reaches_the_server_and_nothing_else(
