@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cft_lab.config import Config, ConfigError, MixConfig, check_fields
 from cft_lab.data.methods import METHODS, MIXES, gold_is_the_responses_own, needs_teacher, parts
+from cft_lab.engines.api.settings import setting_problems
 from cft_lab.evaluation.benchmarks import BENCHMARKS, HUB_BENCHMARKS
 from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.language import FAMILIES, HELD_OUT
@@ -57,6 +58,8 @@ def _cross_checks(config: Config) -> Iterator[str]:
             yield f"benchmarks.paths.{name} is not a benchmark that is read from files: choose from {', '.join(HUB_BENCHMARKS)}"
     if len(set(config.benchmarks.names)) < len(config.benchmarks.names):
         yield f"benchmarks.names={list(config.benchmarks.names)} names a benchmark twice: name each once"
+    for group in ("teacher", "responses", "engine"):
+        yield from setting_problems(getattr(config, group), group)
     yield from _check_model(config)
 
 

@@ -65,6 +65,9 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["teacher=local"], ["teacher.model has no value"]),
         (["teacher=local", "teacher.model=/no/model"], ["teacher.model=/no/model: neither a model folder"]),
         (["responses=engine", "responses.kind=openai", "responses.model=m"], ["OPENAI_API_KEY"]),
+        (["teacher.base_url=http://me:pw@host/v1"], ["teacher.base_url"]),
+        (["teacher.base_url=host:8000/v1"], ["teacher.base_url", "http"]),
+        (["teacher.api_key_env=sk-typed-in-the-wrong-place"], ["teacher.api_key_env"]),
         (["nosuchfield=1"], ["nosuchfield is not a field"]),
     ],
 )

@@ -116,6 +116,7 @@ def test_a_cell_on_own_data_with_a_served_teacher_runs_whole(taught: Callable[..
     }
     assert found["quality"]["agreement"]["count"] == 40
     assert found["prompt_tokens"] > 0
+    assert found["cost_usd"] is None, "nobody said what this server asks"
     assert "loopback-1" in str(found["api"])
 
 
@@ -302,7 +303,8 @@ def test_a_spent_budget_stops_before_it_is_crossed_and_goes_on_later(taught: Cal
     twice = [prompt for prompt, count in valid.items() if count > 1]
     assert len(twice) <= 2, "nothing is paid twice, but that each start looks at the server with its first prompt"
     expected = (found["prompt_tokens"] * 100 + found["tokens"] * 1000) / 1e6
-    assert found["cost_usd"] == pytest.approx(expected, rel=1e-3)
+    assert found["cost_usd"] == pytest.approx(expected, rel=0.3), "the rows, and what two looks at the server cost"
+    assert found["cost_usd"] > expected
 
 
 def test_the_key_is_written_nowhere(taught: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def _write(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Has the writer answer `asked` (by problem id) and returns record(problem id, reply) of each reply, and counts."""
     writers.ask(writer, config, work, list(asked.values()))
-    replies = Replies(writer, work, asked)
+    replies = Replies(writer, work, asked, config.prices)
     rows = [record(name, completion) for name, completion in replies]
     return rows, replies.counts()
 

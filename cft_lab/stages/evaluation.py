@@ -66,11 +66,11 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
             )
         write_records(work.folder / GENERATIONS, rows)
         tokens = sum(turn.completion.num_tokens for row in rows for turn in row.turns)
-        cost = sum(turn.completion.cost_usd or 0.0 for row in rows for turn in row.turns)
+        costs = [turn.completion.cost_usd for row in rows for turn in row.turns if turn.completion.cost_usd is not None]
         turns = sum(len(row.turns) for row in rows)
         counts: dict[str, Any] = {"generations": len(rows), "turns": turns, "tokens": tokens}
         counts |= {"items": loaded.flag} if loaded.flag else {}
-        return counts | ({"cost_usd": round(cost, 6)} if config.engine.kind == "openai" else {})
+        return counts | ({"cost_usd": round(fsum(costs), 6)} if costs else {})
 
     return Stage(
         "generations",

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cft_lab.config import Config, DataError, WriterConfig, key_part
+from cft_lab.config import Config, DataError, PricesConfig, WriterConfig, key_part
+from cft_lab.engines.api.cost import price_of, unreported_usd
 from cft_lab.engines.base import Engine, Prompt
 from cft_lab.engines.journal import Memory
 from cft_lab.engines.oracle import OracleEngine
@@ -99,9 +100,9 @@ class Replies:
     `counts` afterwards gives the manifest's numbers and settles the rows that failed.
     """
 
-    def __init__(self, writer: Writer, work: Work, prompts: Mapping[str, Prompt]) -> None:
+    def __init__(self, writer: Writer, work: Work, prompts: Mapping[str, Prompt], prices: PricesConfig) -> None:
         """`prompts` by problem id."""
-        self._writer, self._work, self._prompts = writer, work, prompts
+        self._writer, self._work, self._prompts, self._prices = writer, work, prompts, prices
         self._failures: list[Failure] = []
         self._tally: Counter[str] = Counter()
         self._spent_usd = 0.0
@@ -142,10 +143,16 @@ class Replies:
             "tokens": self._tally["tokens"],
         }
         if self._writer.kind == "openai":
-            counts |= {"prompt_tokens": self._tally["prompt_tokens"], "cost_usd": round(self._spent_usd, 6)}
+            counts |= {"prompt_tokens": self._tally["prompt_tokens"], "cost_usd": self._cost()}
             observed = self._work.folder / OBSERVED
             counts["api"] = read_json(observed) if observed.exists() else {}
         return counts
+
+    def _cost(self) -> float | None:
+        """Dollars of the whole stage, over all its runs; None where the price is unknown."""
+        if price_of(str(self._writer.part.model), self._prices) is None:
+            return None
+        return round(self._spent_usd + unreported_usd(self._work.folder), 6)
 
 
 def forget_refused(partial: Path) -> None:
