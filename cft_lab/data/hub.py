@@ -1,31 +1,48 @@
 """Data sets in the hub's layout, through `datasets`: a hub id, a folder in the same layout, or a folder made by save_to_disk.
 
-Folders are streamed from where they are; nothing is copied into a cache. Without a network (HF_HUB_OFFLINE=1) a hub id is read from
-the hub's cache, where `hf download --repo-type dataset ID` or an earlier run without data.streaming put it.
+Folders are streamed from where they are; nothing is copied into a cache. Plain .jsonl files of a folder are read line by line by
+our own reader, so that a bad line costs itself; all else is read by `datasets`, which gives everything up for one bad row. Without
+a network (HF_HUB_OFFLINE=1) a hub id is read from the hub's cache, where `hf download --repo-type dataset ID` or an earlier run
+without data.streaming put it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from cft_lab.config import DataConfig, DataError
-from cft_lab.data.rows import Row
+from cft_lab.data.files import batched_rows, explained, read_jsonl, said
+from cft_lab.data.rows import Found
 from cft_lab.runtime import hub_cache
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+    Part: TypeAlias = "Dataset | IterableDataset | JsonlFiles"
+
 ALL_SUBSETS = "all"  # data.subset=all reads every configuration, one after another
-_BATCH = 1000  # rows decoded at once; row by row is six times slower
+_BATCH = 1000  # rows counted at once
 _TIMEOUT_S = 30.0
 _DATA_SUFFIXES = (".parquet", ".arrow", ".json", ".jsonl", ".csv", ".gz", ".zst")
 _SHARD = re.compile(r"-\d{5}-of-(?P<many>\d{5})\.")
+
+
+@dataclass(frozen=True)
+class JsonlFiles:
+    """The .jsonl files of one split of a folder."""
+
+    folder: Path
+    files: list[Path]
+
+    def __iter__(self) -> Iterator[Found]:
+        for file in self.files:
+            name = str(file.relative_to(self.folder)) if file.is_relative_to(self.folder) else str(file)
+            yield from read_jsonl(file, name)
 
 
 @dataclass(frozen=True)
@@ -36,18 +53,30 @@ class HubRows:
     """
 
     name: str
-    parts: list[Any]
+    parts: list[Part]
     version: dict[str, str]
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Found]:
+        number = 0
         with explained(self.name):
             for part in self.parts:
-                yield from batched_rows(part)
+                if isinstance(part, JsonlFiles):
+                    yield from part
+                    continue
+                for row in batched_rows(part):
+                    number += 1
+                    yield Found(f"row {number}", row)
 
     def count(self) -> int:
-        """How many rows there are, by reading them all."""
+        """How many rows there are, usable or not, by reading them all."""
         with explained(self.name):
-            return sum(len(next(iter(batch.values()))) for part in self.parts for batch in part.iter(batch_size=_BATCH))
+            return sum(_count(part) for part in self.parts)
+
+
+def _count(part: Part) -> int:
+    if isinstance(part, JsonlFiles):
+        return sum(1 for _ in part)
+    return sum(len(next(iter(batch.values()))) for batch in part.iter(batch_size=_BATCH))
 
 
 def open_hub(data: DataConfig) -> HubRows:
@@ -69,29 +98,6 @@ def open_hub(data: DataConfig) -> HubRows:
     with explained(name):
         _refuse_missing_shards(snapshot)
         return HubRows(name, _open_folder(snapshot, data), {"revision": snapshot.name})
-
-
-def batched_rows(part: Dataset | IterableDataset) -> Iterator[Row]:
-    """The rows of a data set, decoded in batches."""
-    for batch in part.iter(batch_size=_BATCH):
-        names = list(batch)
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(names, values, strict=True))
-
-
-@contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turns what `datasets` and its parsers raise about data that cannot be read into a DataError that begins with `what`."""
-    try:
-        yield
-    except DataError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{what} cannot be read: {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def offline() -> bool:
@@ -161,13 +167,13 @@ def _commit_online(hub_id: str, revision: str | None) -> str:
     except Exception as error:  # each version of the hub's client has another HTTP library with its own errors
         at = f" at revision {revision}" if revision else ""
         raise DataError(
-            f"data.hub_id={hub_id}{at} cannot be reached on the hub ({_said(error)}): check the name and the network; "
+            f"data.hub_id={hub_id}{at} cannot be reached on the hub ({said(error)}): check the name and the network; "
             "log in with `hf auth login` if it is gated; or set data.hub_id to a local folder in the same layout"
         ) from error
     return str(commit)
 
 
-def _open_folder(folder: Path, data: DataConfig) -> list[Any]:
+def _open_folder(folder: Path, data: DataConfig) -> list[Part]:
     import datasets
 
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
@@ -177,18 +183,21 @@ def _open_folder(folder: Path, data: DataConfig) -> list[Any]:
         if data.split not in saved:
             raise DataError(f"data.split={data.split} is not in {folder}: choose from {', '.join(map(str, saved))}")
         return [saved[data.split]]
-    return _load(str(folder), data, None, streaming=True)
+    return _load(str(folder), data, None, folder)
 
 
-def _load(path: str, data: DataConfig, revision: str | None, streaming: bool | None = None) -> list[Any]:
-    """The chosen configuration, or all of them, of a hub id or a folder."""
+def _load(path: str, data: DataConfig, revision: str | None, folder: Path | None = None) -> list[Part]:
+    """The chosen configuration, or all of them, of a hub id or a folder, which is always streamed."""
     import datasets
 
     names = datasets.get_dataset_config_names(path, revision=revision)
     default = datasets.get_dataset_default_config_name(path, revision=revision)
-    stream = data.streaming if streaming is None else streaming
-    parts = []
+    stream = data.streaming or folder is not None
+    parts: list[Part] = []
     for name in _chosen(data, names, default):
+        if folder is not None and (files := _plain_jsonl(folder, name, data.split)):
+            parts.append(JsonlFiles(folder, files))
+            continue
         try:
             parts.append(datasets.load_dataset(path, name, split=data.split, revision=revision, streaming=stream))
         except ValueError as error:
@@ -196,6 +205,16 @@ def _load(path: str, data: DataConfig, revision: str | None, streaming: bool | N
                 raise
             raise DataError(f"data.split={data.split} is not in {path}, configuration {name}: {error}") from error
     return parts
+
+
+def _plain_jsonl(folder: Path, name: str, split: str) -> list[Path]:
+    """The files of a split, if all are .jsonl whose values need no conversion (no features on a card); [] otherwise."""
+    import datasets
+
+    builder = datasets.load_dataset_builder(str(folder), name)
+    files = [Path(file) for file in (builder.config.data_files or {}).get(split, ())]
+    plain = builder.info.features is None and all(file.suffix == ".jsonl" for file in files)
+    return files if plain else []
 
 
 def _chosen(data: DataConfig, names: list[str], default: str | None) -> list[str]:

@@ -9,19 +9,21 @@ A row that cannot be read raises `RowError` with a short reason, under which it 
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cft_lab.config import DataConfig
 from cft_lab.prompts import parse_question_and_solution
 
 Row = Mapping[str, Any]
 
-#: layout -> the fields that data.columns may name in it; those with a default column may be left out
-_FIELDS: Mapping[str, Mapping[str, str | None]] = {
-    "columns": {"question": None, "solution": None},
+#: layout -> the fields that it cannot do without, each with the column that holds it unless data.columns names another
+_FIELDS: Mapping[str, Mapping[str, str]] = {
+    "columns": {"question": "question", "solution": "solution"},
     "messages": {"messages": "messages"},
     "critique": {"input": "input", "output": "output"},
 }
@@ -31,18 +33,34 @@ _OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "messages": ("solution", "answer", "subject"),
     "critique": ("answer", "subject"),
 }
+#: columns that are listed in a message are looked for this many levels deep: a row may be nested deeper than Python recurses
+_LISTED_LEVELS = 3
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _CRITIQUE_LABEL = re.compile(r"\A\s*Critique:\s*")
+_QUOTED = 80  # characters
+_SHORT = reprlib.Repr()  # str() of a value that is nested deeply enough raises RecursionError
+_SHORT.maxstring = _QUOTED
 
 
 class RowError(ValueError):
     """A row that cannot be used. `reason` is what it is counted under, `quote` the start of what was found."""
 
-    def __init__(self, reason: str, quote: object = "", where: str = "") -> None:
+    def __init__(self, reason: str, quote: object = "") -> None:
         super().__init__(reason)
         self.reason = reason
-        self.quote = str(quote).strip()[:80].encode("utf-8", "replace").decode("utf-8")
-        self.where = where
+        self.quote = shown(quote if isinstance(quote, str) else _SHORT.repr(quote))
+
+
+class Found(NamedTuple):
+    """What a source has in one place (file and line, or the number of the row): a row, or why there is none."""
+
+    where: str
+    row: Row | RowError
+
+
+def shown(text: str) -> str:
+    """The start of a text of unknown origin, such that it can be printed and written as UTF-8."""
+    return text.strip()[:_QUOTED].encode("utf-8", "replace").decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -57,9 +75,15 @@ class SourceRow:
 
 
 def column_map(data: DataConfig) -> dict[str, str]:
-    """Our field -> its column, with the defaults of the layout filled in; a required field may still be missing."""
-    defaults = {field: column for field, column in _FIELDS[data.layout].items() if column is not None}
-    return defaults | dict(data.columns)
+    """Our field -> its column, with the defaults of the layout filled in; a field that is mapped to nothing is not read.
+
+    A column `answer` of plain columns is the gold answer if nothing else is read from it (some data sets call the solution so).
+    """
+    defaults = dict(_FIELDS[data.layout])
+    taken = {column.partition(".")[0] for column in data.columns.values()}
+    if data.layout == "columns" and data.gold == "column" and "answer" not in taken:
+        defaults["answer"] = "answer"
+    return {field: column for field, column in (defaults | dict(data.columns)).items() if column}
 
 
 def layout_problems(data: DataConfig) -> Iterator[str]:
@@ -70,33 +94,47 @@ def layout_problems(data: DataConfig) -> Iterator[str]:
         if field not in allowed:
             yield f"data.columns.{field} is unknown to data.layout={data.layout}: choose from {', '.join(allowed)}"
     for field in _FIELDS[data.layout]:
-        if not columns.get(field):
-            yield f"data.columns.{field} is missing: data.layout={data.layout} needs the name of the column that holds it"
-    if data.gold != "column" and "answer" in data.columns:
+        if field not in columns:
+            yield f"data.columns.{field} is empty: data.layout={data.layout} needs the name of the column that holds it"
+    if data.gold != "column" and data.columns.get("answer"):
         yield f"data.gold={data.gold} reads no column: remove data.columns.answer, or set data.gold=column"
     if data.gold != "column" and data.layout == "critique":
         yield f"data.gold={data.gold} would take a noisy solution for gold: data.layout=critique allows only data.gold=column"
     if data.critiques == "released" and data.layout != "critique" and "critique" not in columns:
         yield (
-            "data.critiques=released needs the critiques: set data.layout=critique, or data.columns.critique to the column "
+            "data.critiques=released needs the critiques: set data.layout=critique, or +data.columns.critique=COLUMN to the column "
             "that holds them, or use data.critiques=teacher"
         )
 
 
-def column_names(row: Row) -> set[str]:
-    """The names of a row's columns, nested ones dotted beside their parent."""
+def column_names(row: Row, levels: int = _LISTED_LEVELS) -> set[str]:
+    """The names of a row's columns, nested ones dotted beside their parent, so many levels deep."""
     names = set()
     for name, value in row.items():
         names.add(name)
-        if isinstance(value, Mapping):
-            names |= {f"{name}.{inner}" for inner in column_names(value)}
+        if isinstance(value, Mapping) and levels > 1:
+            names |= {f"{name}.{inner}" for inner in column_names(value, levels - 1)}
     return names
 
 
-def missing_columns(data: DataConfig, found: Iterable[str]) -> dict[str, str]:
-    """Our field -> the column that was to hold it, for every mapped column that is not among those found."""
-    names = set(found)
-    return {field: column for field, column in column_map(data).items() if column not in names}
+def missing_columns(data: DataConfig, rows: Iterable[Row]) -> dict[str, str]:
+    """Our field -> the column that was to hold it, for every column that is needed and in none of the rows.
+
+    Not needed are the subject, an answer that data.columns does not name, and critiques that are not read.
+    """
+    spared = {"subject"} if "answer" in data.columns else {"subject", "answer"}
+    spared |= {"critique", "output"} if data.critiques != "released" else set()
+    missing = {field: column for field, column in column_map(data).items() if field not in spared}
+    for row in rows:
+        missing = {field: column for field, column in missing.items() if not _has(row, column)}
+    return missing
+
+
+def _has(row: Row, column: str) -> bool:
+    """Whether the row has the column, whatever it holds."""
+    parent, _, name = column.rpartition(".")
+    inside = lookup(row, parent) if parent else None
+    return column in row or (isinstance(inside, Mapping) and name in inside)
 
 
 def read_row(data: DataConfig, row: Row) -> SourceRow:
@@ -131,12 +169,13 @@ def _conversation(row: Row, columns: Mapping[str, str]) -> tuple[str, str]:
     turns = lookup(row, columns["messages"])
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise RowError("messages are not a list of turns", turns)
-    by_role: dict[Any, list[Row]] = {"user": [], "assistant": []}
+    by_role: dict[str, list[Row]] = {"system": [], "user": [], "assistant": []}
     for turn in turns:
-        by_role.setdefault(turn.get("role"), []).append(turn)
+        role = turn.get("role")
+        if not isinstance(role, str) or role not in by_role:
+            raise RowError("a turn of unknown role", role)
+        by_role[role].append(turn)
     apart = "solution" in columns
-    if unknown := set(map(str, by_role)) - {"system", "user", "assistant"}:
-        raise RowError("a turn of unknown role", ", ".join(sorted(unknown)))
     if len(by_role["user"]) > 1 or len(by_role["assistant"]) > (0 if apart else 1):
         raise RowError("several turns", by_role["user"][0].get("content") if by_role["user"] else "")
     question = _text(by_role["user"][0], "content", "question") if by_role["user"] else ""
@@ -151,7 +190,9 @@ def _critique_input(text: str) -> tuple[str, str]:
     The word elsewhere in the question does no harm. Where such a line occurs twice the first counts: solutions that have it as
     a heading are far commoner than questions that do.
     """
-    parsed = parse_question_and_solution(text)
+    _, _, after = text.partition("Question:\n")
+    # looked for first, because without it the parser would go through the rest of the text once for every `Question:`
+    parsed = parse_question_and_solution(text) if "\n\nSolution:\n" in after else None
     if parsed is None:
         raise RowError("input is not a question and a solution", text)
     return parsed
@@ -179,8 +220,10 @@ def _filled(text: str, field: str) -> str:
 
 
 def _value(row: Row, columns: Mapping[str, str], field: str) -> str | None:
-    """A short value as text: numbers are written out, nothing and blanks are None."""
+    """A short value as text: numbers are written out; nothing, blanks and numbers that are not finite (NaN) are None."""
     value = lookup(row, columns[field]) if field in columns else None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if value is None or (isinstance(value, str) and not value.strip()):

@@ -19,13 +19,15 @@ from cft_lab.data.draw import Draw, Drawn
 from cft_lab.data.files import SUFFIXES, content_sha256, data_files, read_files
 from cft_lab.data.hub import cached_dataset, not_cached, offline, open_hub
 from cft_lab.data.rows import (
-    Row,
+    Found,
     RowError,
     SourceRow,
+    column_map,
     column_names,
     layout_problems,
     missing_columns,
     read_row,
+    shown,
 )
 from cft_lab.lab.mistakes import noisy_attempt
 from cft_lab.lab.world import make_problems
@@ -76,8 +78,8 @@ def load_problems(data: DataConfig) -> list[Problem]:
     return load_pool(data).problems
 
 
-def open_source(data: DataConfig) -> tuple[Iterable[Row | RowError], dict[str, Any]]:
-    """The rows of a hub or local source (a RowError for each line that is none), and which version of it they are.
+def open_source(data: DataConfig) -> tuple[Iterable[Found], dict[str, Any]]:
+    """The rows of a hub or local source with their places, and which version of it they are.
 
     Raises DataError if the source cannot be read.
     """
@@ -147,7 +149,7 @@ class _Reading:
     bad: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, str]] = field(default_factory=list)
 
-    def usable(self, data: DataConfig, source: Iterable[Row | RowError]) -> Iterator[SourceRow]:
+    def usable(self, data: DataConfig, source: Iterable[Found]) -> Iterator[SourceRow]:
         """The usable rows among the first `data.scan_rows`; the others are counted by reason, the first of each quoted."""
         for found in source:
             if self.rows == data.scan_rows:
@@ -155,13 +157,13 @@ class _Reading:
                 return
             self.rows += 1
             try:
-                if isinstance(found, RowError):
-                    raise found
-                yield read_row(data, found)
+                if isinstance(found.row, RowError):
+                    raise found.row
+                yield read_row(data, found.row)
             except RowError as bad:
                 self.bad[bad.reason] += 1
                 if self.bad[bad.reason] <= _BAD_EXAMPLES:
-                    self.examples.append({"reason": bad.reason, "where": bad.where or f"row {self.rows}", "text": bad.quote})
+                    self.examples.append({"reason": bad.reason, "where": found.where, "text": bad.quote})
 
     def told(self) -> str:
         """In words, for a message."""
@@ -174,17 +176,18 @@ class _Reading:
         return {"rows": self.rows, "whole_source": self.whole, "unusable": self.bad.total()} | bad
 
 
-def _with_checked_columns(data: DataConfig, source: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
-    """The rows again, after a look at the columns of the first ones. Raises DataError if a mapped column is in none of them."""
+def _with_checked_columns(data: DataConfig, source: Iterable[Found]) -> Iterator[Found]:
+    """The rows again, after a look at the columns of the first ones. Raises DataError if a needed column is in none of them."""
     rows = iter(source)
     head = list(itertools.islice(rows, _HEAD))
-    found = set[str]().union(*(column_names(row) for row in head if not isinstance(row, RowError)))
-    missing = missing_columns(data, found)
-    if found and missing:
+    readable = [found.row for found in head if not isinstance(found.row, RowError)]
+    names = set[str]().union(*map(column_names, readable))
+    missing = missing_columns(data, readable)
+    if names and missing:
         wanted = ", ".join(f"{column!r} for {our}" for our, column in missing.items())
         raise DataError(
-            f"data={data.name}: {_place(data)} has the columns {', '.join(sorted(found))}, but {wanted} is needed: "
-            f"map it with data.columns, for example data.columns.{next(iter(missing))}=COLUMN"
+            f"data={data.name}: {_place(data)} has the columns {', '.join(map(shown, sorted(names)))}, but {wanted} is needed: "
+            f"map it with data.columns, for example ++data.columns.{next(iter(missing))}=COLUMN"
         )
     return itertools.chain(head, rows)
 
@@ -197,6 +200,8 @@ def _as_pool(data: DataConfig, drawn: Drawn[Overlap], counts: dict[str, Any]) ->
             critiques.append(Critique(key, row.critique, "released", parse_verdict(row.critique)))
     counts = {"problems": len(problems), "duplicates": drawn.duplicates} | counts
     counts["with_gold"] = sum(problem.answer is not None for problem in problems)
+    if "subject" in column_map(data):
+        counts["with_subject"] = sum(problem.subject is not None for problem in problems)
     if len(problems) < data.pool:
         counts["short_of"] = data.pool
     if critiques:

@@ -8,7 +8,6 @@ from typing import Any
 
 from cft_lab.config import DataConfig, DataError
 from cft_lab.data.hub import HubRows
-from cft_lab.data.rows import RowError
 from cft_lab.data.sources import missing_source, open_source
 
 
@@ -45,11 +44,14 @@ PUBLISHED = (
 def table1(manifests: Iterable[Mapping[str, Any]]) -> list[Table1Row]:
     """The rows of Table 1 in print order, counted by the finished `problems` stages among `manifests`, the last one of a name.
 
-    A stage counts only if it read its source to the end (data.scan_rows did not stop it).
+    A stage counts only if it read a data set of the hub, or a folder in its layout (own files may have any name), and read all of
+    it (data.scan_rows did not stop it).
     """
     counted: dict[str, Mapping[str, Any]] = {}
     for manifest in manifests:
-        if manifest["stage"] == "problems" and manifest["counts"].get("whole_source"):
+        if manifest["stage"] != "problems" or _values(manifest["config"]).get("source") != "hub":
+            continue
+        if manifest["counts"].get("whole_source"):
             counted[manifest["label"]] = manifest
     return [
         replace(row, counted=counted[row.data]["counts"]["rows"], counted_in=_read_from(counted[row.data]["config"]))
@@ -62,6 +64,8 @@ def table1(manifests: Iterable[Mapping[str, Any]]) -> list[Table1Row]:
 def count_rows(data: DataConfig) -> int:
     """How many rows the source has, usable or not, by reading it to the end; a hub data set that is not here is fetched.
 
+    It is what a manifest calls `rows`: lines that cannot be read count, blank ones do not.
+
     Raises DataError if it is the lab world, which has no end, or cannot be read.
     """
     if data.source == "lab":
@@ -71,10 +75,15 @@ def count_rows(data: DataConfig) -> int:
     rows, _ = open_source(data)
     if isinstance(rows, HubRows):
         return rows.count()
-    return sum(not isinstance(row, RowError) for row in rows)
+    return sum(1 for _ in rows)
 
 
 def _read_from(config: Mapping[str, Any]) -> str:
-    """Which data set, configuration and split a stage's config names, whichever group (data, mix_data) it stands in."""
-    values = {name.rpartition(".")[2]: value for name, value in config.items()}
+    """Which data set, configuration and split a stage's config names."""
+    values = _values(config)
     return " ".join(str(values[name]) for name in ("hub_id", "subset", "split") if values.get(name))
+
+
+def _values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's config by field, whichever group (data, mix_data) it stands in."""
+    return {name.rpartition(".")[2]: value for name, value in config.items()}

@@ -2,11 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import hub_folders
 import pytest
 from own_data import COLUMNS, own, rows
 
+from cft_lab.config import DataConfig
 from cft_lab.data.draw import Draw
 from cft_lab.data.rows import SourceRow
 from cft_lab.data.sources import load_pool
@@ -79,3 +81,28 @@ def test_scan_rows_looks_at_the_first_rows_only(tmp_path: Path) -> None:
     assert (pool.counts["rows"], pool.counts["whole_source"]) == (12, False)
     assert {problem.question for problem in pool.problems} == {row["question"] for row in rows(12)}
     assert load_pool(own(path, scan_rows=30)).counts["whole_source"]
+
+
+def test_a_pool_that_is_smaller_than_asked_for_always_says_so(tmp_path: Path) -> None:
+    path = hub_folders.write_jsonl(tmp_path / "a.jsonl", [*rows(30), *rows(5), {"question": ""}])
+    hub = {"source": "hub", "hub_id": str(hub_folders.orcamath(tmp_path / "hub")), "columns": {"solution": "answer"}}
+
+    def source(fields: dict[str, Any]) -> DataConfig:
+        return dataclasses.replace(own(path), **({"path": None} if "hub_id" in fields else {}), **fields)
+
+    overlapping = [("bench", rows(1)[0]["question"])]
+    short: list[tuple[dict[str, Any], list[tuple[str, str]], int]] = [
+        ({"pool": 31}, [], 30),
+        ({"pool": 30}, overlapping, 29),
+        ({"pool": 20, "scan_rows": 12}, [], 12),
+        (hub | {"pool": 99}, [], hub_folders.ROWS),
+        (hub | {"pool": 99, "scan_rows": 3}, [], 3),
+    ]
+    for fields, evaluated, there in short:
+        counts = load_pool(source(fields), evaluated).counts
+        assert (counts["problems"], counts["short_of"]) == (there, fields["pool"])
+        assert counts["whole_source"] is ("scan_rows" not in fields)
+    for fields in ({"pool": 30}, {"pool": 12, "scan_rows": 12}, hub | {"pool": hub_folders.ROWS}):
+        counts = load_pool(source(fields)).counts
+        assert counts["problems"] == fields["pool"]
+        assert "short_of" not in counts

@@ -1,6 +1,7 @@
 """Hub ids and folders in the hub's layout: configurations, splits, commits, caches, and what is broken or cannot be reached."""
 
 import dataclasses
+import gzip
 import json
 import shutil
 import subprocess
@@ -151,6 +152,44 @@ def test_a_folder_without_data_or_with_broken_data_is_named(tmp_path: Path) -> N
     next((folder / "data").iterdir()).write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"data.hub_id=.*broken cannot be read"):
         load_pool(conf("orcamath", f"data.hub_id={folder}"))
+
+
+def test_a_bad_line_of_plain_jsonl_costs_itself_and_stops_what_datasets_reads(tmp_path: Path) -> None:
+    good = [json.dumps(row).encode() for row in rows(4)]
+    broken = [good[0], b'{"question": "cut sh', b'{"question": "caf\xe9", "solution": "s"}', b"[1]", *good[1:]]
+    data = DataConfig(name="own", source="hub", hub_id=str(tmp_path / "set"), columns=COLUMNS, pool=50)
+    file = tmp_path / "set" / "data" / "train.jsonl"
+    file.parent.mkdir(parents=True)
+    (file.parent / "test.jsonl").write_bytes(good[0].replace(b"marbles", b"apples"))
+    file.write_bytes(b"\n".join(broken))
+    pool = load_pool(data)
+    assert pool.counts["bad_rows"] == {"not JSON (cut short?)": 1, "invalid UTF-8": 1, "not a JSON object": 1}
+    assert [example["where"] for example in pool.counts["bad_row_examples"]] == [f"data/train.jsonl:{line}" for line in (2, 3, 4)]
+    assert {problem.question for problem in pool.problems} == {row["question"] for row in rows(4)}
+    assert (pool.counts["rows"], pool.counts["short_of"]) == (7, 50)
+    assert "apples" in load_pool(dataclasses.replace(data, split="test")).problems[0].question
+    with pytest.raises(DataError, match=r"data.split=dev is not in .*train"):
+        load_pool(dataclasses.replace(data, split="dev"))
+    file.write_bytes(b"\n".join(good))
+    line_by_line = load_pool(data).problems
+    with gzip.open(file.with_suffix(".jsonl.gz"), "wb") as packed:
+        packed.write(b"\n".join(good))
+    file.unlink()
+    assert load_pool(data).problems == line_by_line  # read by datasets
+    with gzip.open(file.with_suffix(".jsonl.gz"), "wb") as packed:
+        packed.write(b"\n".join(broken))
+    with pytest.raises(DataError, match=r"data.hub_id=.*set cannot be read"):
+        load_pool(data)
+
+
+def test_a_set_without_its_subject_is_read_and_says_so(tmp_path: Path) -> None:
+    folder = hub_folders._plain(tmp_path, [{"query": row["question"], "response": row["solution"]} for row in rows(5)])
+    data = conf("metamath", f"data.hub_id={folder}")
+    assert data.columns["subject"] == "type"
+    pool = load_pool(data)
+    assert (len(pool.problems), pool.counts["with_subject"], pool.counts["unusable"]) == (5, 0, 0)
+    with pytest.raises(DataError, match="'gold' for answer is needed"):
+        load_pool(dataclasses.replace(data, columns=data.columns | {"answer": "gold"}))
 
 
 def test_a_file_that_breaks_off_half_way_is_named(tmp_path: Path) -> None:

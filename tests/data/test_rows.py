@@ -1,7 +1,10 @@
 """Rows: layouts, golds, own files of every kind, and bad rows, each of which costs itself only."""
 
 import csv
+import itertools
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from own_data import own, rows, texts
 
 from cft_lab.config import DataError
+from cft_lab.data.rows import RowError
 from cft_lab.data.sources import load_pool
 
 pytestmark = pytest.mark.usefixtures("own_caches")
@@ -56,7 +60,7 @@ def test_a_bad_row_is_counted_under_its_reason(row: dict[str, Any], reason: str,
     pool = load_pool(own(hub_folders.write_jsonl(tmp_path / "own.jsonl", [*rows(2), row, row])))
     assert len(pool.problems) == 2
     assert pool.counts["bad_rows"] == {reason: 2}
-    assert [example["where"] for example in pool.counts["bad_row_examples"]] == ["row 3", "row 4"]
+    assert [example["where"] for example in pool.counts["bad_row_examples"]] == ["own.jsonl:3", "own.jsonl:4"]
     json.dumps(pool.counts, ensure_ascii=False).encode()  # a manifest must be able to hold it
 
 
@@ -134,6 +138,35 @@ def test_bad_lines_of_a_csv_file_cost_themselves(tmp_path: Path) -> None:
     pool = load_pool(own(path))
     assert {problem.question for problem in pool.problems} == {"q1", "q5"}
     assert pool.counts["bad_rows"] == {"not as many values as columns": 2, "question is not valid Unicode": 1}
+    assert {example["where"] for example in pool.counts["bad_row_examples"]} == {"own.csv:3", "own.csv:4", "own.csv:5"}
+
+
+@pytest.mark.parametrize(
+    ("torn", "line"),
+    [
+        ('q3,"never closed,3\n', 4),
+        ('q3,"closed "too early",3\n', 4),
+        ('q3,"two\nlines, never closed\n', 4),
+        ('"q3,s3,3\n', 4),
+    ],
+)
+@pytest.mark.parametrize("rest", ["q{i},s{i},{i}\n", 'q{i},"s{i}",{i}\n'])
+def test_a_csv_file_with_a_torn_quote_is_refused_with_its_line(torn: str, line: int, rest: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    whole = "question,solution,answer\nq1,s1,1\nq2,s2,2\n", "".join(rest.format(i=i) for i in range(4, 100))
+    path.write_text(torn.join(whole))
+    with pytest.raises(DataError, match=rf"own\.csv: the row that begins in line {line} is not CSV .*mend that row"):
+        load_pool(own(path))
+    path.write_text("".join(whole))
+    assert load_pool(own(path)).counts["problems"] == 98
+
+
+def test_csv_values_of_several_lines_keep_their_quotes_and_places(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text('question,solution,answer\n\n"q\n1","say ""s"", 5"" wide",1\n"q\n2",,2\nq3,5" pipe,3\n')
+    pool = load_pool(own(path))
+    assert sorted(texts(pool)) == [("q\n1", 'say "s", 5" wide'), ("q3", '5" pipe')]
+    assert pool.counts["bad_row_examples"] == [{"reason": "empty solution", "where": "own.csv:5", "text": ""}]
 
 
 def test_a_parquet_file_that_is_none_is_named(tmp_path: Path) -> None:
@@ -147,7 +180,89 @@ def test_a_column_of_golds_may_be_sparse(tmp_path: Path) -> None:
         {"question": "q1", "solution": "s"},
         {"question": "q2", "solution": "s", "answer": 2.5},
         {"question": "q3", "solution": "s", "answer": " "},
+        *({"question": f"q{value}", "solution": "s", "answer": value} for value in (math.nan, math.inf, -math.inf)),
     ]
-    pool = load_pool(own(hub_folders.write_jsonl(tmp_path / "own.jsonl", sparse)))
-    assert {problem.question: problem.answer for problem in pool.problems} == {"q1": None, "q2": "2.5", "q3": None}
-    assert pool.counts["with_gold"] == 1
+    path = hub_folders.write_jsonl(tmp_path / "own.jsonl", sparse)
+    path.write_text(path.read_text() + '{"question": "q4", "solution": "s", "answer": 1e999}\n')
+    pool = load_pool(own(path))
+    assert {problem.question: problem.answer for problem in pool.problems if problem.answer} == {"q2": "2.5"}
+    assert (len(pool.problems), pool.counts["with_gold"], pool.counts["unusable"]) == (7, 1, 0)
+
+
+def test_a_place_names_the_file_of_a_folder_and_its_line_or_row(tmp_path: Path) -> None:
+    hub_folders.write_jsonl(tmp_path / "sub" / "a.jsonl", [*rows(2), {"question": "q", "solution": None}])
+    hub_folders._parquet(tmp_path / "b.parquet", [{"question": "q", "solution": text} for text in ("s", "", "t")])
+    found = load_pool(own(tmp_path)).counts["bad_row_examples"]
+    assert [example["where"] for example in found] == ["b.parquet, row 2", "sub/a.jsonl:3"]
+
+
+def nested(levels: int, brackets: str) -> Any:
+    value: Any = "end"
+    for _ in range(levels):
+        value = {"a": value} if brackets == "{}" else [value]
+    return value
+
+
+#: values that no field expects, or only one; the nested ones lie around the depth at which Python gives up
+ODD = (
+    None, 7, 2.5, math.nan, True, "", " ", [], {}, [None], [[["x"]]], {"a": {"b": 1}}, [{}], [{"role": ["user"], "content": "q"}],
+    [{"role": {"a": 1}}], [{"role": "user", "content": ["q"]}, {"role": "assistant", "content": {"a": 1}}], [{"role": None}] * 3,
+    "x" * 1_000_000, "Question:\n" * 100_000, "Solution:\n\n" * 100_000, "\\boxed{" * 100_000, "#" * 1_000_000, " \n" * 500_000,
+    "Question:\nq\n\nSolution:\n" * 100_000, "\ud800", "\x00",
+    *(nested(n, brackets) for n in (200, 450, 900) for brackets in ("{}", "[]")),
+)  # fmt: skip
+TURNS = [{"role": "system", "content": "c"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "s"}]
+GOOD: dict[str, dict[str, Any]] = {
+    "columns": {"question": "q", "solution": "s", "answer": "1", "subject": "t", "critique": "Conclusion: right"},
+    "messages": {"messages": TURNS, "answer": "1", "subject": "t"},
+    "critique": {"input": "Question:\nq\n\nSolution:\ns", "output": "Critique: no", "answer": "1", "subject": "t"},
+}
+
+
+def odd_rows(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The row with every field, and every part of a turn, replaced by every odd value."""
+    for field, value in itertools.product(good, ODD):
+        yield good | {field: value}
+    for place, part, value in itertools.product(range(3), ("role", "content"), ODD if "messages" in good else ()):
+        turns = [turn | ({part: value} if number == place else {}) for number, turn in enumerate(good["messages"])]
+        yield good | {"messages": turns}
+
+
+@pytest.mark.parametrize(
+    ("layout", "gold", "critiques"),
+    [
+        ("columns", "column", "released"),
+        ("columns", "boxed", "teacher"),
+        ("columns", "hashes", "teacher"),
+        ("messages", "column", "teacher"),
+        ("messages", "boxed", "teacher"),
+        ("critique", "column", "released"),
+    ],
+)
+def test_no_value_of_a_row_costs_more_than_the_row(layout: str, gold: str, critiques: str, tmp_path: Path) -> None:
+    good = GOOD[layout]
+    columns = {name: name for name in good if gold == "column" or name != "answer"}
+    made = list(odd_rows(good))
+    path = hub_folders.write_jsonl(tmp_path / "own.jsonl", [good, *made])
+    data = own(path, layout=layout, gold=gold, critiques=critiques, columns=columns, pool=len(made) + 1)
+    counts = load_pool(data).counts
+    assert counts["rows"] == len(made) + 1
+    assert counts["problems"] + counts["duplicates"] + counts["unusable"] == len(made) + 1
+    assert counts["unusable"] > len(made) / 3
+    assert not {"not JSON (cut short?)", "not a JSON object"} & set(counts["bad_rows"]), "every row gets as far as the layout"
+    json.dumps(counts, ensure_ascii=False).encode()
+
+
+def test_a_quote_is_short_whatever_it_quotes() -> None:
+    assert RowError("r", nested(50_000, "[]")).quote == "[[[[[[[...]]]]]]]"
+    assert len(RowError("r", {"a": ["x" * 1000] * 1000}).quote) == len(RowError("r", "x" * 1000).quote) == 80
+    assert RowError("r", " \ud800 ").quote == "?"
+
+
+def test_deep_rows_are_no_hindrance_to_the_list_of_columns(tmp_path: Path) -> None:
+    path = hub_folders.write_jsonl(tmp_path / "own.jsonl", [{"prompt\ud800": nested(900, "{}")}] * 3)
+    with pytest.raises(
+        DataError, match=r"has the columns prompt\?, prompt\?\.a, prompt\?\.a\.a, but 'question' for question"
+    ) as caught:
+        load_pool(own(path))
+    str(caught.value).encode()

@@ -150,7 +150,7 @@ def test_the_identity_is_what_the_files_hold_not_where_or_when(tmp_path: Path) -
         ({"path": None}, ["data.path is missing"]),
         ({"path": "nowhere"}, ["data.path=nowhere does not exist"]),
         ({"path": "FOLDER"}, ["has no file that can be read"]),
-        ({"columns": {"question": "q"}}, ["data.columns.solution is missing"]),
+        ({"columns": COLUMNS | {"solution": ""}}, ["data.columns.solution is empty"]),
         ({"columns": COLUMNS | {"qestion": "q"}}, ["data.columns.qestion is unknown"]),
         ({"gold": "boxed"}, ["data.gold=boxed reads no column"]),
         ({"critiques": "released"}, ["data.critiques=released needs the critiques"]),

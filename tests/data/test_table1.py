@@ -57,10 +57,23 @@ def test_a_source_is_counted_without_a_draw(name: str, tmp_path: Path) -> None:
     assert count_rows(data) == hub_folders.EXPECTED[name]
 
 
-def test_own_files_are_counted_without_their_bad_lines(tmp_path: Path) -> None:
-    path = hub_folders.write_jsonl(tmp_path / "own.jsonl", [{"question": "q", "solution": "s"}] * 3)
-    path.write_text(path.read_text() + '{"cut')
-    assert count_rows(compose("data=local", f"data.path={path}").data) == 3
+def test_a_count_and_a_manifest_agree_on_bad_lines(tmp_path: Path) -> None:
+    path = hub_folders.write_jsonl(tmp_path / "folder" / "own.jsonl", [{"question": "q", "solution": "s"}] * 3)
+    path.write_text(path.read_text() + '\n{"cut')
+    for source in (
+        ("data=local", f"data.path={path}"),
+        ("data=orcamath", f"data.hub_id={path.parent}", "++data.columns.solution=solution"),
+    ):
+        data = compose(*source).data
+        assert count_rows(data) == load_pool(data).counts["rows"] == 4
+
+
+def test_own_files_are_not_counted_whatever_they_are_called(tmp_path: Path) -> None:
+    path = hub_folders.write_jsonl(tmp_path / "own.jsonl", [{"question": "q", "solution": "s"}])
+    data = compose("data=local", f"data.path={path}", "data.name=metamath").data
+    mine = {"stage": "problems", "label": data.name, "config": key_part(data, "data"), "counts": load_pool(data).counts}
+    assert mine["counts"]["whole_source"]
+    assert all(row.counted is None for row in table1([mine]))
 
 
 def test_what_cannot_be_counted_says_why() -> None:
