@@ -153,7 +153,7 @@ class DataConfig:
     subset: Optional[str] = _setting(None, "configuration of the hub data set; all reads every one")
     split: str = _setting("train", "split of the hub data set")
     revision: Optional[str] = _setting(None, "hub revision")
-    path: Optional[str] = _setting(None, "file or folder (JSONL or Parquet) of source local")
+    path: Optional[str] = _setting(None, "file or folder (JSONL, Parquet or CSV) of source local")
     layout: str = _setting(
         "columns",
         "how a row is read: mapped columns, a conversation, or instruction/input/output of a critique set",

@@ -80,8 +80,8 @@ def _check_arm(source: str, config: Config) -> Iterator[str]:
         )
     if data.critiques == "released" and data.layout != "critique" and "critique" not in data.columns:
         yield (
-            f"{source}.critiques=released, but {source}={data.name} has no critiques: map their column in "
-            f"{source}.columns.critique, or set {source}.critiques=teacher"
+            f"{source}.critiques=released, but {source}={data.name} has no critiques: map their column with "
+            f"+{source}.columns.critique=COLUMN, or set {source}.critiques=teacher"
         )
     if data.critiques == "released" and config.responses.kind != "reference" and config.method.name != "sft":
         yield (

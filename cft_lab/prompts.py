@@ -8,7 +8,6 @@ for step-by-step reasoning with a boxed answer.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -78,8 +77,6 @@ TEACHER_ANSWER_SYSTEM = (
     "\\boxed{}. End with one line: 'Answer: ' followed by the final answer."
 )
 
-_PAIR = re.compile(r"Question:\n(?P<question>.*?)\n\nSolution:\n(?P<solution>.*)\Z", re.DOTALL)
-
 
 def question_and_solution(question: str, solution: str) -> str:
     """The body that every critique prompt shares, for teachers and students alike."""
@@ -88,8 +85,9 @@ def question_and_solution(question: str, solution: str) -> str:
 
 def parse_question_and_solution(text: str) -> tuple[str, str] | None:
     """The inverse of `question_and_solution`, wherever it stands at the end of a text."""
-    match = _PAIR.search(text)
-    return (match["question"], match["solution"]) if match else None
+    _, _, after = text.partition("Question:\n")
+    question, found, solution = after.partition("\n\nSolution:\n")
+    return (question, solution) if found else None
 
 
 def parse_question(text: str) -> str | None:
