@@ -73,11 +73,6 @@ def load_pool(data: DataConfig, evaluated: Sequence[tuple[str, str]] = (), words
     return _as_pool(data, drawn, reading.counts() | version | overlap)
 
 
-def load_problems(data: DataConfig) -> list[Problem]:
-    """The problems of `load_pool` without any check against evaluated questions."""
-    return load_pool(data).problems
-
-
 def open_source(data: DataConfig) -> tuple[Iterable[Found], dict[str, Any]]:
     """The rows of a hub or local source with their places, and which version of it they are.
 

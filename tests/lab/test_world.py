@@ -179,13 +179,13 @@ def test_the_weak_oracle_errs_at_its_rate_and_repeats_itself() -> None:
 
 
 def test_sources_differ_in_noise() -> None:
-    from cft_lab.data.sources import load_problems
-    from cft_lab.evaluation.grading import equal, extract_boxed
+    from cft_lab.data.sources import load_pool
+    from cft_lab.evaluation.plain_numbers import plain_box, plain_equal
 
     rates = {}
     for name in ("lab-web", "lab-forum", "lab-textbook"):
-        rows = load_problems(compose(f"data={name}", "data.pool=2000", "data.examples=1000").data)
-        rates[name] = sum(not equal(str(r.answer), extract_boxed(str(r.solution)) or "") for r in rows) / len(rows)
+        rows = load_pool(compose(f"data={name}", "data.pool=2000", "data.examples=1000").data).problems
+        rates[name] = sum(not plain_equal(str(r.answer), plain_box(str(r.solution)) or "") for r in rows) / len(rows)
     assert 0.45 < rates["lab-web"] < 0.7
     assert 0.15 < rates["lab-forum"] < 0.35
     assert rates["lab-textbook"] < 0.1
