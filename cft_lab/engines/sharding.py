@@ -135,8 +135,12 @@ class Shards:
         self._stop()
 
     def swap(self, folder: Path) -> None:
-        """Goes on with another model of the same shape."""
+        """Goes on with another model of the same shape: in the same processes where that is possible."""
+        from cft_lab.engines import vllm
+
         self._model = ModelFolder(folder, self._model.style, self._model.end_of_turn)
+        if self._config.kind == "vllm" and not vllm.swaps(folder):
+            self._stop()
         for shard in self._shards:
             _send(shard, folder)
 

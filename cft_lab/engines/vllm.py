@@ -25,17 +25,13 @@ class VllmEngine:
 
     def __init__(self, folder: Path, config: EngineConfig, *, style: str, end_of_turn: str) -> None:
         """Starts vLLM. `style` is a PromptFormat.style, `end_of_turn` the token that ends an answer; both it and the EOS do."""
-        self._config, self._style, self._end_of_turn = config, style, end_of_turn
-        self._start(folder)
-
-    def _start(self, folder: Path) -> None:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        _set_environment(device, self._config.cpu_threads)
+        _set_environment(device, config.cpu_threads)
         from vllm import LLM
 
-        config = self._config
+        self._style, self._end_of_turn = style, end_of_turn
         self._llm: Any = LLM(
             str(folder),
             dtype="bfloat16" if resolve_precision(config.precision, device) == "bf16" else "float32",
@@ -50,19 +46,10 @@ class VllmEngine:
             seed=0,  # every request has its own
             use_tqdm_on_load=False,
         )
-        self._texts = Texts(folder, self._style, self._end_of_turn)
+        self._texts = Texts(folder, style, end_of_turn)
 
     def swap(self, folder: Path) -> None:
-        """Goes on with another model of the same shape, without a restart where vLLM gets it right.
-
-        Its in-place reload leaves a tied output layer as it was (seen with 0.32 on CPU; its documentation says so too).
-        """
-        from transformers import AutoConfig
-
-        if AutoConfig.from_pretrained(folder).tie_word_embeddings:
-            del self._llm
-            self._start(folder)
-            return
+        """Goes on with another model of the same shape, for which `swaps` must be true."""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self._llm.reset_prefix_cache()
         self._texts = Texts(folder, self._style, self._end_of_turn)
@@ -95,6 +82,17 @@ class VllmEngine:
             stop_token_ids=self._texts.stop_ids,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+def swaps(folder: Path) -> bool:
+    """Whether vLLM can take over the folder's weights in place.
+
+    It does not bring an output layer up to date that is tied to the embedding (seen with 0.32; the documentation of
+    vllm.model_executor.model_loader.reload lists it as a limitation), so such a model needs a new process.
+    """
+    from transformers import AutoConfig
+
+    return not AutoConfig.from_pretrained(folder).tie_word_embeddings
 
 
 def _set_environment(device: str, cpu_threads: int) -> None:
