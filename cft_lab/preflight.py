@@ -31,7 +31,6 @@ def check(config: Config) -> None:
 
 def lacking(config: Config) -> Iterator[str]:
     """What this version or this machine lacks for the cell, one line each; stages tell what they lack themselves."""
-    yield from _missing_parts(config)
     yield from _missing_things(config)
 
 
@@ -162,12 +161,6 @@ def _check_benchmark(field: str, name: str) -> Iterator[str]:
         yield f"{field}={name!r} is unknown: choose from {', '.join(BENCHMARKS)}"
 
 
-def _missing_parts(config: Config) -> Iterator[str]:
-    """What the configuration can say but this version cannot do yet."""
-    if config.engine.kind == "vllm":
-        yield "engine.kind=vllm is not built yet: use engine=transformers"
-
-
 def _missing_things(config: Config) -> Iterator[str]:
     """What this machine lacks for the cell."""
     yield from _missing_benchmarks(config)
@@ -180,6 +173,8 @@ def _missing_things(config: Config) -> Iterator[str]:
             f"model.hub_id={model.hub_id}: its weights{at} are not in the local cache {hub_cache()}: fetch them where there is a "
             f"network (`hf download {model.hub_id}`), set HF_HUB_CACHE, or set model.hub_id to a local folder"
         )
+    if config.engine.kind == "vllm" and importlib.util.find_spec("vllm") is None:
+        yield "engine=vllm: the package vllm is not installed: `pip install 'cft_lab[vllm]'`, or choose engine=transformers"
     if config.tracking.kind == "wandb" and importlib.util.find_spec("wandb") is None:
         yield "tracking=wandb: the package wandb is not installed: `pip install wandb`, or choose tracking=none"
     if config.tracking.kind == "wandb" and config.tracking.mode == "online" and not _wandb_key():

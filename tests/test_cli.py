@@ -50,7 +50,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
             ["benchmarks.paths.aime24=/no/x.jsonl does not exist"],
         ),
         (["benchmarks.items=1"], ["benchmarks.items=1 is out of range", "at least 2"]),
-        (["engine=vllm"], ["engine.kind=vllm is not built yet"]),
+        (["engine=vllm"], ["engine=vllm: the package vllm is not installed", "engine=transformers"]),
         (["tracking=wandb", "tracking.mode=online"], ["WANDB_API_KEY"]),
         (
             ["data.gold=boxed", "method.keep_critiques=agreeing"],

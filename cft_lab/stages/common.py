@@ -6,16 +6,17 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cft_lab import prompts
 from cft_lab.config import Config, EngineConfig
 from cft_lab.engines.base import Engine
 from cft_lab.engines.journal import JournalEngine, Memory
+from cft_lab.engines.progress import Progress
+from cft_lab.engines.sharding import FolderEngine, ModelFolder, open_model
 from cft_lab.evaluation.grading import Submission, grade_many
 from cft_lab.evaluation.profiles import profile_of
 from cft_lab.prompts import FORMATS
@@ -23,9 +24,6 @@ from cft_lab.records import Generation, Grade, Message, Problem, Sampling
 from cft_lab.stages.api import open_api
 from cft_lab.store import Journal, Work
 from cft_lab.tracking import MetricsFile
-
-if TYPE_CHECKING:
-    from cft_lab.engines.local import TransformersEngine
 
 PROBLEMS, RESPONSES, CRITIQUES, EXAMPLES = "problems.jsonl", "responses.jsonl", "critiques.jsonl", "examples.jsonl"
 GENERATIONS, GRADES, JOURNAL = "generations.jsonl", "grades.jsonl", "journal.jsonl"
@@ -71,28 +69,45 @@ def _submission(row: Generation, item: Problem) -> Submission:
 @contextlib.contextmanager
 def open_engine(config: Config, work: Work, folder: Path, journal_name: str = JOURNAL) -> Iterator[JournalEngine]:
     """The cell's engine over a model folder, with a journal in the stage's folder."""
+    if config.engine.kind != "openai":
+        with open_engines(config, work) as engine_over, engine_over(folder, journal_name) as engine:
+            yield engine
+        return
     with Journal(work.folder / journal_name) as journal:
-        if config.engine.kind == "openai":
-            model = str(config.model.api_model)
-            opened: AbstractContextManager[Engine] = open_api(model, config.engine, "engine", config, work, Memory(journal))
-        else:
-            opened = open_folder(config.engine, folder, config.model.prompt_format, config.model.end_of_turn)
-        with opened as engine:
-            yield JournalEngine(engine, journal)
+        model = str(config.model.api_model)
+        with open_api(model, config.engine, "engine", config, work, Memory(journal)) as api:
+            yield JournalEngine(api, journal)
 
 
-def open_folder(engine: EngineConfig, folder: Path, prompt_format: str, end_of_turn: str) -> TransformersEngine:
-    """An engine over a folder of any model; use as a context manager."""
-    from cft_lab.engines.local import TransformersEngine
+@contextlib.contextmanager
+def open_engines(config: Config, work: Work) -> Iterator[Callable[[Path, str], AbstractContextManager[JournalEngine]]]:
+    """The cell's engine over one model folder after another, such as the candidates of a training: it is started once.
 
-    return TransformersEngine(
-        folder,
-        style=FORMATS[prompt_format].style,
-        end_of_turn=end_of_turn,
-        batch_size=engine.batch_size,
-        precision=engine.precision,
-        cpu_threads=engine.cpu_threads,
-    )
+    Yields a function of the folder and its journal's name in the stage's folder; what it opens is good until the next is opened.
+    """
+    with contextlib.ExitStack() as stack:
+        started: list[FolderEngine] = []
+
+        @contextlib.contextmanager
+        def engine_over(folder: Path, journal_name: str) -> Iterator[JournalEngine]:
+            with Journal(work.folder / journal_name) as journal:
+                if started:
+                    started[0].swap(folder)
+                else:
+                    model = ModelFolder(folder, FORMATS[config.model.prompt_format].style, config.model.end_of_turn)
+                    started.append(stack.enter_context(open_model(model, config.engine)))
+                yield JournalEngine(Progress(started[0]) if config.progress else started[0], journal)
+
+        yield engine_over
+
+
+@contextlib.contextmanager
+def open_folder(
+    engine: EngineConfig, folder: Path, prompt_format: str, end_of_turn: str, progress: bool = False
+) -> Iterator[Engine]:
+    """An engine over a folder of any model."""
+    with open_model(ModelFolder(folder, FORMATS[prompt_format].style, end_of_turn), engine) as opened:
+        yield Progress(opened) if progress else opened
 
 
 def prompt_texts(config: Config, *uses: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from cft_lab.stages.common import (
     cell_label,
     grade_all,
     link_folder,
-    open_engine,
+    open_engines,
     open_metrics,
     prompt_texts,
 )
@@ -213,16 +213,12 @@ def selected(config: Config, trained: Stage) -> Stage:
 def _validation_curve(config: Config, work: Work, folders: Sequence[Path]) -> list[dict[str, int]]:
     selection = config.train.selection
     items = load_items(selection.benchmark, paths=config.benchmarks.paths)
+    sampling = Sampling(selection.max_new_tokens, stop=tuple(config.inference.stop))
     curve = []
-    for folder in folders:
-        with open_engine(config, work, folder, f"{folder.name}.jsonl") as engine:
-            made = direct(
-                engine,
-                items,
-                FORMATS[config.model.prompt_format],
-                config.inference,
-                Sampling(selection.max_new_tokens, stop=tuple(config.inference.stop)),
-            )
-        correct = sum(row.outcome is Outcome.CORRECT for row in grade_all(selection.benchmark, made, items))
-        curve.append({"step": int(folder.name.removeprefix("step-")), "correct": correct, "n": len(items)})
+    with open_engines(config, work) as engine_over:
+        for folder in folders:
+            with engine_over(folder, f"{folder.name}.jsonl") as engine:
+                made = direct(engine, items, FORMATS[config.model.prompt_format], config.inference, sampling)
+            correct = sum(row.outcome is Outcome.CORRECT for row in grade_all(selection.benchmark, made, items))
+            curve.append({"step": int(folder.name.removeprefix("step-")), "correct": correct, "n": len(items)})
     return curve

@@ -1,22 +1,34 @@
 """The transformers engine on a real (tiny) model."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cft_lab.config import DataError
 from cft_lab.engines.base import Prompt
-from cft_lab.engines.local import TransformersEngine
+from cft_lab.engines.local import TransformersEngine, gumbel_max
 from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.tokenizer import TURN_END
 from cft_lab.prompts import FORMATS, eval_solve
 from cft_lab.records import Completion, Sampling
 
 PROMPTS = [Prompt(p.id, eval_solve(FORMATS["lab"], p.question)) for p in LAB_SETS["lab-basic"].problems("lab-basic")[:12]]
+#: prompts of many lengths
+MIXED = [
+    Prompt(p.id, eval_solve(FORMATS["lab"], p.question))
+    for name in ("lab-long", "lab-basic")
+    for p in LAB_SETS[name].problems(name)[:15]
+]
+LONG = Sampling(max_new_tokens=48)
 SAMPLED = Sampling(max_new_tokens=24, temperature=0.8, top_p=0.9, seed=5)
 
 
-def engine(folder: Path, batch_size: int) -> TransformersEngine:
-    return TransformersEngine(folder, style="chat", end_of_turn=TURN_END, batch_size=batch_size, precision="fp32", cpu_threads=1)
+def engine(folder: Path, batch_size: int, **other: Any) -> TransformersEngine:
+    settings = {"style": "chat", "end_of_turn": TURN_END, "precision": "fp32", "cpu_threads": 1} | other
+    return TransformersEngine(folder, batch_size=batch_size, **settings)
 
 
 def complete(folder: Path, batch_size: int, prompts: list[Prompt], sampling: Sampling) -> list[Completion]:
@@ -44,15 +56,42 @@ def test_sampling_repeats_and_follows_its_seed_and_id(debug_model: Path) -> None
 def test_gumbel_max_draws_from_the_softmax() -> None:
     import torch
 
-    from cft_lab.engines.local import seeded_sampler
+    from cft_lab.engines.decode import Row
 
     scores = torch.tensor([[1.0, 0.0, -1.0, -30.0]])
     expected = (scores / 0.7).softmax(-1)[0]
     draws = 4000
-    sampler = seeded_sampler(list(range(draws)), Sampling(1, temperature=0.7), torch.device("cpu"))
-    picked = sampler(torch.zeros(draws, 1, dtype=torch.long), scores.repeat(draws, 1)).argmax(-1)
+    rows = [Row(i, [0], 1, torch.Generator().manual_seed(i)) for i in range(draws)]
+    picked = gumbel_max(Sampling(1, temperature=0.7))(scores.repeat(draws, 1), rows)
     observed = torch.bincount(picked, minlength=4) / draws
     assert torch.allclose(observed, expected, atol=4 * (0.25 / draws) ** 0.5)
+
+
+def test_greedy_texts_are_those_of_model_generate(debug_model: Path) -> None:
+    """Rows that join and leave, against the library's own decoding of one prompt at a time."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from cft_lab.runtime import load_model, render_prompt
+
+    tokenizer = AutoTokenizer.from_pretrained(debug_model)
+    model = load_model(debug_model, "float32").eval()
+    expected = []
+    for prompt in MIXED:
+        ids = tokenizer(render_prompt(tokenizer, "chat", prompt.messages), add_special_tokens=False, return_tensors="pt")
+        with torch.inference_mode():
+            output = model.generate(**ids, max_new_tokens=LONG.max_new_tokens, do_sample=False)
+        expected.append(tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+    found = complete(debug_model, 7, MIXED, LONG)
+    assert [completion.text for completion in found] == expected
+    assert {completion.finish for completion in found} == {"stop", "length"}, "the test needs texts of both kinds"
+    assert len({completion.num_tokens for completion in found}) > 2, "the test needs texts of several lengths"
+
+
+def test_a_text_is_handed_out_before_all_have_ended(debug_model: Path) -> None:
+    with engine(debug_model, 2) as opened:
+        index, completion = next(opened.generate(MIXED, LONG))
+    assert completion == complete(debug_model, 1, [MIXED[index]], LONG)[0]
 
 
 def test_length_limit_and_stop_strings(debug_model: Path) -> None:
@@ -68,11 +107,68 @@ def test_length_limit_and_stop_strings(debug_model: Path) -> None:
     assert complete(debug_model, 1, PROMPTS, Sampling(max_new_tokens=24, stop=(stop,))) == stopped
 
 
+def test_a_text_ends_at_the_token_that_completes_its_first_stop_string(debug_model: Path) -> None:
+    """Wherever the engine looks for stop strings, and whatever it wrote past one."""
+    from transformers import AutoTokenizer
+
+    from cft_lab.engines.texts import Texts
+
+    tokenizer = AutoTokenizer.from_pretrained(debug_model)
+    texts = Texts(debug_model, "chat", TURN_END)
+    ids = tokenizer("Step 1: Monday drops 2, so 28 - 2 = 26. The answer is").input_ids
+    until = [tokenizer.decode(ids[: n + 1]) for n in range(len(ids))]
+    for stop in (("Monday",), ("2, so", "28"), ("26. The", "so"), (" answer", "never")):
+        count = next(n + 1 for n, text in enumerate(until) if any(string in text for string in stop))
+        cut = min(place for string in stop if (place := until[count - 1].find(string)) >= 0)
+        assert texts.completion(ids, stop) == Completion(until[count - 1][:cut], count, "stop")
+    assert texts.completion([*ids, texts.stop_ids[0], *ids], ()) == Completion(until[-1], len(ids), "stop")
+    assert texts.completion(ids, ("never",)) == Completion(until[-1], len(ids), "length")
+
+
+def test_the_models_own_length_is_a_limit(debug_model: Path) -> None:
+    """A text ends where prompt and text fill it; a prompt that fills it alone costs that row."""
+    from transformers import AutoTokenizer
+
+    from cft_lab.runtime import render_prompt
+
+    tokenizer = AutoTokenizer.from_pretrained(debug_model)
+    lengths = [len(tokenizer(render_prompt(tokenizer, "chat", p.messages)).input_ids) for p in PROMPTS]
+    limit = sorted(lengths)[len(lengths) // 2]
+    with engine(debug_model, 12, max_model_len=limit) as opened:
+        found = dict(opened.generate(PROMPTS, LONG))
+    whole = complete(debug_model, 12, PROMPTS, LONG)
+    assert {found[i].finish == "refused" for i in found} == {True, False}
+    for i, length in enumerate(lengths):
+        if length >= limit:
+            assert found[i] == Completion(
+                f"the prompt has {length} tokens and the model takes {limit} with its answer", 0, "refused", length
+            )
+        else:
+            assert found[i].num_tokens <= limit - length
+            assert whole[i].text.startswith(found[i].text)
+
+
+def test_an_unknown_end_of_turn_is_refused(debug_model: Path) -> None:
+    with pytest.raises(DataError, match="end_of_turn='</s>' is not a token of .*its EOS is '<|endoftext|>'"):
+        engine(debug_model, 1, end_of_turn="</s>")
+
+
+def test_a_model_with_a_sliding_window_is_refused(debug_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(debug_model, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    changes = {
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "max_window_layers": 1,
+        "layer_types": ["full_attention", "sliding_attention"],
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(DataError, match="sliding_attention.*use engine=vllm"):
+        engine(tmp_path / "model", 1)
+
+
 def test_defaults_that_a_model_ships_do_not_leak_in(debug_model: Path, tmp_path: Path) -> None:
     """Some hub models ship a repetition penalty: greedy must mean greedy for them too."""
-    import json
-    import shutil
-
     folder = tmp_path / "model"
     shutil.copytree(debug_model, folder)
     path = folder / "generation_config.json"
