@@ -10,26 +10,12 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", WANDB_SILENT="true")
 
 import pytest
+from cells import DEBUG
 
 from cft_lab.config import Config
 from cft_lab.hydra_config import compose
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-#: the lab cell at debug size
-DEBUG = (
-    "model=lab-debug",
-    "train=debug",
-    "data.pool=90",
-    "data.examples=24",
-    "mix_data.pool=90",
-    "mix_data.examples=24",
-    "benchmarks.items=4",
-    "inference.max_new_tokens=12",
-    "train.selection.max_new_tokens=12",
-    "responses.max_new_tokens=12",
-    "progress=false",
-)
 
 ComposeCell = Callable[..., Config]
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DEBUG
+from cells import DEBUG
 
 from cft_lab.config import PROJECT_ROOT
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEBUG
+from cells import DEBUG
 from engines.api.loopback import Loopback, serving
 
 from cft_lab import pipeline

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEBUG
+from cells import DEBUG
 
 from cft_lab import pipeline
 from cft_lab.config import Config

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEBUG, SHARED_DATA
+from cells import DEBUG, SHARED_DATA
 
 from cft_lab.config import PROJECT_ROOT, DataError
 from cft_lab.evaluation import golds

@@ -1,0 +1,16 @@
+"""Cells that several tests run."""
+
+#: the lab cell at debug size
+DEBUG = (
+    "model=lab-debug",
+    "train=debug",
+    "data.pool=90",
+    "data.examples=24",
+    "mix_data.pool=90",
+    "mix_data.examples=24",
+    "benchmarks.items=4",
+    "inference.max_new_tokens=12",
+    "train.selection.max_new_tokens=12",
+    "responses.max_new_tokens=12",
+    "progress=false",
+)
