@@ -1,4 +1,8 @@
-"""Cells that several tests run."""
+"""The cell that many tests run, and where real rows lie on some machines."""
+
+from pathlib import Path
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 #: the lab cell at debug size
 DEBUG = (

@@ -10,12 +10,10 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", WANDB_SILENT="true")
 
 import pytest
-from cells import DEBUG
+from cells import DEBUG, SHARED_DATA
 
 from cft_lab.config import Config
 from cft_lab.hydra_config import compose
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 ComposeCell = Callable[..., Config]
 
