@@ -98,10 +98,11 @@ class Batch:
         columns = torch.tensor(lengths, device=self._device) - 1
         for layer in self._layers:
             layer.at(columns, width)
-        seen = torch.arange(width, device=self._device) <= columns[:, None]  # [B', width]
+        past = torch.arange(width, device=self._device) > columns[:, None]  # [B', width]
+        mask = torch.zeros(past.shape, dtype=self._model.dtype, device=self._device).masked_fill_(past, -torch.inf)
         scores: torch.Tensor = self._model(
             input_ids=last[:, None],
-            attention_mask=seen[:, None, None],
+            attention_mask=mask[:, None, None],
             position_ids=columns[:, None],
             past_key_values=Cache(layers=list(self._layers)),
             use_cache=True,
