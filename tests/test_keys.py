@@ -247,7 +247,7 @@ HARMLESS = {
 def test_fields_that_change_no_key_change_no_score(cell: ComposeCell, tmp_path_factory: pytest.TempPathFactory) -> None:
     """One fresh run with every such field at another value: same scores, item by item, as the plain run."""
     assert set(HARMLESS) | {"output_root"} == NOT_IN_KEYS
-    live = ("method=sft", "responses=self", "benchmarks.items=20", "inference.max_new_tokens=40")
+    live = ("method=cft", "responses=self", "benchmarks.items=20", "inference.max_new_tokens=40")
     plain = cell(*live, f"output_root={tmp_path_factory.mktemp('plain')}")
     other = cell(*live, f"output_root={tmp_path_factory.mktemp('other')}")
     for field, value in HARMLESS.items():

@@ -37,12 +37,17 @@ def made(lines: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("method", sorted({**METHODS, **MIXES}))
 def test_every_method_runs_end_to_end(cell: ComposeCell, method: str) -> None:
-    config = cell(f"method={method}")
+    few = ["data.examples=null"] if method == "cft-short" else []  # most critiques are longer than the responses
+    config = cell(f"method={method}", *few)
     result, _ = run(config)
     assert [score.benchmark for score in result.scores] == config.benchmarks.names
     assert all(score.n == 4 and score.errors == 0 for score in result.scores)
     assert (result.supervised_tokens is None) is (method == "base")
-    assert result.examples == {"base": None, "mix": 48}.get(method, 24)
+    if few:
+        assert result.examples is not None
+        assert 0 < result.examples < 90
+    else:
+        assert result.examples == {"base": None, "mix": 48}.get(method, 24)
     again, lines = run(config)
     assert again == result
     assert made(lines) == []
@@ -50,7 +55,7 @@ def test_every_method_runs_end_to_end(cell: ComposeCell, method: str) -> None:
 
 @pytest.mark.parametrize("overrides", [("responses=self",), ("inference=single-pass",), ("inference=two-stage", "temperature=0.8")])
 def test_self_responses_and_self_critique_run_end_to_end(cell: ComposeCell, overrides: tuple[str, ...], shared_store: Path) -> None:
-    result, _ = run(cell("method=sft", *overrides))
+    result, _ = run(cell("method=cft", *overrides))  # what this model writes is cut off: sft would not imitate it
     if "inference=two-stage" in overrides:
         key = result.keys["generations/lab-basic"]
         rows = read_records(shared_store / "generations" / key / "generations.jsonl", Generation)
