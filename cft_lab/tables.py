@@ -192,7 +192,8 @@ def _difference(found: Comparison | None) -> str:
 
 
 def _seed_spread(arm: Arm) -> str:
-    means = [sum(score.accuracy or 0.0 for score in result.scores) / len(result.scores) for result in arm.results]
+    values = [[score.accuracy for score in result.scores] for result in arm.results]
+    means = [sum(known) / len(row) for row in values if len(known := [value for value in row if value is not None]) == len(row)]
     spread = seed_sd(means)
     return "-" if spread is None else f"{100 * spread:.1f}"
 

@@ -1,5 +1,6 @@
 """Whole cells at debug size, for real: pretraining, data, training, selection, evaluation, records."""
 
+import functools
 import json
 import os
 import random
@@ -213,7 +214,9 @@ def test_two_processes_with_the_same_cell_make_it_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_store_that_goes_on(tmp_path: Path) -> None:
     command = [*COMMAND, f"output_root={tmp_path}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+    # whoever started the tests in the background had Ctrl-C ignored: the child must not inherit that
+    as_typed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=as_typed) as child:
         assert child.stderr is not None
         for line in child.stderr:
             if "candidates" in line:

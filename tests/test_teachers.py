@@ -86,12 +86,12 @@ def run(config: Config) -> list[str]:
     return said
 
 
-def make_examples(config: Config) -> list[str]:
-    """Makes the cell's examples only, as a run would, and returns what was said."""
+def make_examples(config: Config, last: str = "examples") -> list[str]:
+    """Makes the cell's examples (or an earlier stage) only, as a run would, and returns what was said."""
     said: list[str] = []
     pipeline.check(config)
     stages = {stage.name: stage for stage in pipeline.plan(config).result.walk()}
-    Store(pipeline.output_root(config), said.append).ensure(stages["examples"])
+    Store(pipeline.output_root(config), said.append).ensure(stages[last])
     return said
 
 
@@ -233,7 +233,7 @@ def test_odd_characters_in_replies_are_written_and_read_again(taught: Callable[.
 
 def test_responses_and_answers_of_a_server(taught: Callable[..., Config], server: Loopback) -> None:
     other = ("responses=engine", "responses.kind=openai", "responses.model=writer", f"responses.base_url={server.url}",
-             "responses.api_key_env=null")  # fmt: skip
+             "responses.api_key_env=null", "responses.max_new_tokens=100")  # fmt: skip
     config = taught(server, "method=sft", *other)
     make_examples(config)
     texts = read_records(stage_folder(config, "responses") / "responses.jsonl", Response)
@@ -251,7 +251,7 @@ def test_a_local_model_teaches_and_responds(taught: Callable[..., Config], serve
         server, "method=cft", "teacher=local", *(f"teacher.{setting}" for setting in local), "teacher.base_url=null",
         "responses=engine", *(f"responses.{setting}" for setting in local),
     )  # fmt: skip
-    make_examples(config)
+    make_examples(config, "critiques")
     assert counts(config, "critiques")["asked"] + counts(config, "critiques")["no_response"] == ROWS
     assert counts(config, "critiques")["cut_off"] > 0
     assert calls(server) == 0

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         for grade in listed:
             row = to_row(grade)
-            print(json.dumps(row | ({"extracted": None} if private else {})))
+            print(json.dumps(row | ({"extracted": None, "reason": None} if private else {})))
         return 0
     strict = Counter(str(grade.outcome) for grade in grades)
     paper = Counter(str(grade.paper) for grade in grades)
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     golds = {} if private else _golds(benchmark, options.paths)
     for grade in listed:
         texts = "" if private else f"  gold {printable(golds.get(grade.problem_id, '?'))}  answer {printable(str(grade.extracted))}"
-        reason = f"  ({grade.reason})" if grade.reason else ""
+        reason = f"  ({grade.reason})" if grade.reason and not private else ""
         print(f"{grade.problem_id}#{grade.sample}  strict {grade.outcome}  paper {grade.paper}  rule {grade.rule}{texts}{reason}")
     return 0
 

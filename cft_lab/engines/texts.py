@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+#: tokens that end a text wherever a tokenizer has them as tokens of their own, whatever it calls its EOS: an instruct model's EOS
+#: is its end of turn, and it may still write the end of a document
+END_TOKENS = ("<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")
+
+
 class Texts:
     """A model folder's tokenizer, with what ends an answer."""
 
@@ -32,7 +37,9 @@ class Texts:
                 f"this model's answers (its EOS is {self._tokenizer.eos_token!r})"
             )
         #: token ids that end a text
-        self.stop_ids: list[int] = sorted({stop, self._tokenizer.eos_token_id} - {None})
+        added = self._tokenizer.get_added_vocab()
+        ends = {added[token] for token in END_TOKENS if token in added}
+        self.stop_ids: list[int] = sorted(({stop, self._tokenizer.eos_token_id} | ends) - {None})
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, ending where the answer begins."""

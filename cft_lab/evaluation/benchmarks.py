@@ -227,8 +227,10 @@ def _check_columns(name: str, entry: HubBenchmark, found: Rows) -> None:
     columns = set().union(*(row for _, row in found.rows))
     needed = [" or ".join(group) for group in entry.columns if not columns & set(group)]
     if needed:
+        # a file without a header has a row's text for column names
+        shown = f"{len(columns)} others" if entry.private else ", ".join(sorted(columns))
         raise DataError(
-            f"benchmark {name}: its rows have no column {', no column '.join(needed)}; found {', '.join(sorted(columns))}: "
+            f"benchmark {name}: its rows have no column {', no column '.join(needed)}; found {shown}: "
             f"name the file of this benchmark, with the columns of {entry.hub.hub_id}"
         )
 

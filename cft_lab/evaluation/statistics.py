@@ -15,6 +15,9 @@ from statistics import NormalDist
 Interval = tuple[float, float]
 
 
+_NO_SPREAD = 1e-12  # standard errors below this are rounding: equal scores such as 1/3 leave 1e-17
+
+
 def z_value(confidence: float = 0.95) -> float:
     """Two-sided normal quantile, 1.96 for 95 %."""
     return NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -93,7 +96,7 @@ def effective_items(values: Sequence[float], confidence: float = 0.95) -> float:
     """
     estimate = item_mean(values)
     n, p = len(values), estimate.mean
-    if estimate.standard_error == 0 or all(value in (0, 1) for value in values):
+    if estimate.standard_error < _NO_SPREAD or all(value in (0, 1) for value in values):
         return n
     shrink = (z_value(confidence) / _t_value(n - 1, confidence)) ** 2
     return p * (1 - p) / estimate.standard_error**2 * shrink
@@ -117,7 +120,7 @@ def paired_interval(first: Sequence[float], second: Sequence[float], confidence:
     if all(value in (0, 1) for value in (*first, *second)):
         pairs = list(zip(first, second, strict=True))
         return tango(sum(a > b for a, b in pairs), sum(a < b for a, b in pairs), n, confidence)
-    if estimate.standard_error > 0:
+    if estimate.standard_error >= _NO_SPREAD:
         half = _t_value(n - 1, confidence) * estimate.standard_error
         centre = estimate.mean
     else:

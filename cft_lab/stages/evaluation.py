@@ -60,8 +60,9 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
         rows = [replace(row, problem_id=items[place % len(items)].id, sample=place // len(items)) for place, row in enumerate(made)]
         failed = [turn.completion.text for row in rows for turn in row.turns if turn.completion.finish == "error"]
         if failed:
+            reason = "a reason that may quote this private set" if BENCHMARKS[benchmark].private else failed[0]
             raise RuntimeError(
-                f"{len(failed)} prompts of {benchmark} failed, the first with: {failed[0]}; the others are kept, "
+                f"{len(failed)} prompts of {benchmark} failed, the first with: {reason}; the others are kept, "
                 "run the same command again to retry only these"
             )
         write_records(work.folder / GENERATIONS, rows)
@@ -204,7 +205,7 @@ def track(config: Config, store: Store, finished: Stage, trained: Stage | None) 
 def _samples(config: Config, benchmark: str, scored: Path, generated: Path) -> list[list[Any]]:
     """The first items of a benchmark with their texts and grades: rows of tracking.SAMPLE_COLUMNS."""
     items = {item.id: item for item in load_items(benchmark, config.benchmarks.items, config.benchmarks.paths)}
-    grades = {row.problem_id: row.outcome.value for row in read_records(scored / GRADES, Grade)}
+    grades = {(row.problem_id, row.sample): row.outcome.value for row in read_records(scored / GRADES, Grade)}
     texts = read_records(generated / GENERATIONS, Generation)[:_SAMPLES]
     return [
         [
@@ -212,7 +213,7 @@ def _samples(config: Config, benchmark: str, scored: Path, generated: Path) -> l
             items[row.problem_id].question,
             items[row.problem_id].answer,
             row.final_text,
-            grades[row.problem_id],
+            grades[row.problem_id, row.sample],
         ]
         for row in texts
     ]

@@ -219,6 +219,13 @@ def _validation_curve(config: Config, work: Work, folders: Sequence[Path]) -> li
         for folder in folders:
             with engine_over(folder, f"{folder.name}.jsonl") as engine:
                 made = direct(engine, items, FORMATS[config.model.prompt_format], config.inference, sampling)
-            correct = sum(row.outcome is Outcome.CORRECT for row in grade_all(selection.benchmark, made, items))
+            grades = grade_all(selection.benchmark, made, items)
+            errors = sum(row.outcome is Outcome.ERROR for row in grades)
+            if errors:
+                raise RuntimeError(
+                    f"{errors} of {len(items)} validation items of {folder.name} failed and say nothing about it; the others are "
+                    "kept, run the same command again to retry only these"
+                )
+            correct = sum(row.outcome is Outcome.CORRECT for row in grades)
             curve.append({"step": int(folder.name.removeprefix("step-")), "correct": correct, "n": len(items)})
     return curve

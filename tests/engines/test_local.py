@@ -217,3 +217,15 @@ def test_a_model_that_learned_to_stop_stops(debug_model: Path, tmp_path: Path) -
     save_model(model, tokenizer, TURN_END, tmp_path / "model")
     completion = complete(tmp_path / "model", 1, PROMPTS[:1], Sampling(max_new_tokens=60))[0]
     assert completion == Completion(example.target, len(tokenizer(example.target).input_ids), "stop")
+
+
+def test_the_end_of_a_document_stops_a_model_whose_eos_is_the_end_of_a_turn(debug_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from cft_lab.engines.texts import Texts
+
+    tokenizer = AutoTokenizer.from_pretrained(debug_model)
+    ids = {tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")}
+    tokenizer.eos_token = "<|im_end|>"  # noqa: S105
+    tokenizer.save_pretrained(tmp_path)
+    assert set(Texts(tmp_path, "chat", "<|im_end|>").stop_ids) == ids

@@ -455,3 +455,12 @@ def test_sample_scores_leave_out_what_was_not_measured() -> None:
         sample_scores({"a": [right] * 4}, k=5)
     with pytest.raises(ValueError, match="not measured"):
         majority_score([error])
+
+
+@pytest.mark.parametrize("share", [0.2, 1 / 3, 0.7])
+def test_equal_shares_do_not_make_an_interval_without_width(share: float) -> None:
+    for n in range(2, 60):
+        low, high = item_interval([share] * n)
+        assert high - low > 0.1, n
+        low, high = paired_interval([share] * n, [share / 2] * n)
+        assert high - low > 0.01, n
