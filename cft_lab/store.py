@@ -79,12 +79,12 @@ class Stage:
         text = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
-    def walk(self) -> Iterator[Stage]:
-        """Every stage that this one stands on, each once and upstream first, then itself."""
+    def walk(self, ends: Callable[[Stage], bool] = lambda stage: False) -> Iterator[Stage]:
+        """Every stage that this one stands on, each once and upstream first, then itself; not those that `ends`, nor beyond them."""
         seen: set[str] = set()
 
         def visit(stage: Stage) -> Iterator[Stage]:
-            if stage.key in seen:
+            if stage.key in seen or ends(stage):
                 return
             seen.add(stage.key)
             for above in stage.upstream.values():
@@ -133,17 +133,7 @@ class Store:
 
     def unmade(self, stage: Stage) -> Iterator[Stage]:
         """The stages that `ensure` would make now, each once and upstream first."""
-        seen: set[str] = set()
-
-        def visit(wanted: Stage) -> Iterator[Stage]:
-            if wanted.key in seen or self.is_done(wanted):
-                return
-            seen.add(wanted.key)
-            for above in wanted.upstream.values():
-                yield from visit(above)
-            yield wanted
-
-        yield from visit(stage)
+        return stage.walk(ends=self.is_done)
 
     def reopen(self, stage: Stage) -> Path:
         """Takes a finished stage back to its partial folder, which is returned, so that `ensure` completes it.
