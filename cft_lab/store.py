@@ -80,7 +80,7 @@ class Stage:
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
     def walk(self, ends: Callable[[Stage], bool] = lambda stage: False) -> Iterator[Stage]:
-        """Every stage that this one stands on, each once and upstream first, then itself; not those that `ends`, nor beyond them."""
+        """Every stage that this one stands on, each once and upstream first, then itself; none that `ends`, nor beyond it."""
         seen: set[str] = set()
 
         def visit(stage: Stage) -> Iterator[Stage]:
