@@ -7,7 +7,7 @@ import hostile
 import pytest
 
 from cft_lab.evaluation.grading import Submission, grade_many
-from cft_lab.evaluation.profiles import ANY
+from cft_lab.evaluation.profiles import ANY, profile_of
 from cft_lab.evaluation.workers import Limits, WorkerPool
 from cft_lab.records import Outcome
 
@@ -83,3 +83,13 @@ def test_the_reader_of_this_process_is_fast_on_long_and_deep_texts(text: str) ->
     made = grade_many([Submission("p", "42", text, extracted=True), Submission("p", "42", f"\\boxed{{{text}}}")], ANY)
     assert {row.outcome for row in made} <= {Outcome.WRONG, Outcome.UNPARSED, Outcome.ERROR}
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("benchmark", ["math", "gsm8k", "gpqa-diamond", "any"])
+def test_runs_of_blanks_and_signs_take_linear_time(benchmark: str) -> None:
+    """Some 20 ms each; a pattern of the second power would take seconds for 20,000 characters, one of the fourth for ever."""
+    for text in hostile.RUNS:
+        started = time.monotonic()
+        for written in (text, f"\\boxed{{{text}}}"):
+            grade_many([Submission("p", "B", written), Submission("p", "42", written)], profile_of(benchmark))
+        assert time.monotonic() - started < 4, text[:40]
