@@ -1,6 +1,6 @@
 r"""Finds the answer in a model's text. Each rule returns the last place where it fits, or None; the first rule of a profile that
-finds something decides, and its name is recorded. The time is linear in the length of the text: a run of blanks or stars in a phrase
-is matched possessively (`*+`: once taken, never given back in part), and other repetitions have an upper bound.
+finds something decides, and its name is recorded. Linear in the length of the text: a run of blanks or stars in a phrase is matched
+possessively (`*+`: once taken, never given back in part), and other repetitions have an upper bound.
 
     boxed          ... so \boxed{4}.                        4
     final-answer   The final answer is $x = 4$.             x = 4
