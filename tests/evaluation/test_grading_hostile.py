@@ -93,3 +93,25 @@ def test_runs_of_blanks_and_signs_take_linear_time(benchmark: str) -> None:
         for written in (text, f"\\boxed{{{text}}}"):
             grade_many([Submission("p", "B", written), Submission("p", "42", written)], profile_of(benchmark))
         assert time.monotonic() - started < 4, text[:40]
+
+
+def test_numbers_of_more_digits_than_python_writes_can_be_compared() -> None:
+    """10^{-9999} as a fraction has 10,000 digits; Python refuses to write more than 4,300."""
+    rows = [Submission("p", "x+1", text, extracted=True) for text in ("1e-9999+x", "x+1e-9999", "1+x")]
+    rows.append(Submission("p", "x+1e-9999", "1e-9999+x", extracted=True))
+    assert [row.outcome.value for row in grade_many(rows, ANY)][2:] == ["correct", "correct"]
+
+
+def test_a_failure_on_one_row_is_that_row_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that nobody foresaw, here put in by hand: the other rows are graded."""
+
+    def fails(gold: str, answer: str, *_: object) -> bool:
+        if answer == "6":
+            raise ZeroDivisionError("unforeseen")
+        return gold == answer
+
+    monkeypatch.setattr("cft_lab.evaluation.grading.compare", fails)
+    broken, fine = grade_many([Submission("a", "5", "6", extracted=True), Submission("b", "5", "5", extracted=True)], ANY)
+    assert (broken.problem_id, broken.outcome, broken.paper) == ("a", Outcome.ERROR, Outcome.ERROR)
+    assert "ZeroDivisionError: unforeseen" in str(broken.reason)
+    assert fine.outcome is Outcome.CORRECT
