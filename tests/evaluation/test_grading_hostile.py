@@ -115,3 +115,16 @@ def test_a_failure_on_one_row_is_that_row_s_error(monkeypatch: pytest.MonkeyPatc
     assert (broken.problem_id, broken.outcome, broken.paper) == ("a", Outcome.ERROR, Outcome.ERROR)
     assert "ZeroDivisionError: unforeseen" in str(broken.reason)
     assert fine.outcome is Outcome.CORRECT
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/nowhere/python"])
+def test_a_worker_that_cannot_start_costs_only_the_rows_that_need_one(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Submission("needs", "\\int_0^1 2x dx", "1", extracted=True), Submission("plain", "1/2", "0.5", extracted=True)]
+    with WorkerPool(2) as pool:
+        monkeypatch.setattr("cft_lab.evaluation.workers.sys.executable", program)
+        needs, plain = grade_many(rows, ANY, pool=pool)
+        assert pool.counts.failed_to_start == 3
+        monkeypatch.undo()
+        assert grade_many(rows, ANY, pool=pool)[0].outcome is Outcome.CORRECT  # the next call tries again
+    assert (needs.outcome, plain.outcome) == (Outcome.ERROR, Outcome.CORRECT)
+    assert "no grading worker could start" in str(needs.reason)
