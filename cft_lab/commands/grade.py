@@ -176,12 +176,12 @@ def _tolerance(row: Mapping[str, Any]) -> Fraction:
     if value is None:
         return Fraction(0)
     try:
-        tolerance = Fraction(str(value))
+        tolerance = float(str(value))  # from text: True is no number, and an integer may have any number of digits
     except ValueError as error:
         raise RowError(f"tolerance {str(value)[:80]!r} must be a number") from error
-    if tolerance < 0:
-        raise RowError(f"tolerance {value!r} must not be negative")
-    return tolerance
+    if not math.isfinite(tolerance) or tolerance < 0:
+        raise RowError(f"tolerance {str(value)[:80]!r} must be finite and not negative")
+    return Fraction(repr(tolerance))  # the decimal as written: 0.1 is 1/10
 
 
 def _expected(row: Mapping[str, Any]) -> bool | None:

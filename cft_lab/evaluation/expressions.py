@@ -373,6 +373,13 @@ class _Reader:
         return node
 
 
+def _order(part: Any) -> str:
+    """Something to sort by. Numbers in hexadecimal: Python refuses to write integers of more than 4,300 digits in decimal."""
+    if isinstance(part, tuple):
+        return "(" + ",".join(_order(inner) for inner in part) + ")"
+    return f"{part.numerator:x}/{part.denominator:x}" if isinstance(part, Fraction) else str(part)
+
+
 def canonical_tree(node: Node) -> Node:
     """The tree with the terms of sums and the factors of products in one order, so that 1+x and x+1 are one tree."""
     if node[0] == "num":
@@ -382,5 +389,5 @@ def canonical_tree(node: Node) -> Node:
         flat: list[Any] = []
         for part in parts:
             flat += part[1:] if part[0] == node[0] else [part]
-        return (node[0], *sorted(flat, key=repr))
+        return (node[0], *sorted(flat, key=_order))
     return (node[0], *parts)

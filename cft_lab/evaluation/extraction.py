@@ -1,5 +1,6 @@
 r"""Finds the answer in a model's text. Each rule returns the last place where it fits, or None; the first rule of a profile that
-finds something decides, and its name is recorded. Linear in the length of the text.
+finds something decides, and its name is recorded. Linear in the length of the text: a run of blanks or stars in a phrase is matched
+possessively (`*+`: once taken, never given back in part), and other repetitions have an upper bound.
 
     boxed          ... so \boxed{4}.                        4
     final-answer   The final answer is $x = 4$.             x = 4
@@ -118,13 +119,13 @@ def _box_at(text: str, start: int) -> tuple[str, int] | None:
 
 # phrases
 
-_FINAL = re.compile(r"(?:final\s+answer)(?:\s*\([^()\n]{0,40}\))?[*_\s]*(?:is|:|=)[*_\s]*:?\s*", re.IGNORECASE)
+_FINAL = re.compile(r"final\s++answer(?:\s*+\([^()\n]{0,40}\))?[*_\s]*+(?:is|:|=)[*_\s]*+:?\s*+", re.IGNORECASE)
 #: the word in other languages, because models answer in the language of their thoughts
 ANSWER_WORDS = r"(?:\b(?:answer|r[ée]ponse|respuesta|resposta|risposta|antwort|ответ)\b|答案|答え|정답|الإجابة|الجواب|उत्तर)"
 _ANSWER = re.compile(
-    ANSWER_WORDS + r"[*_]*(?:\s+(?:to|for|of)\b[^.\n:]{0,80}?)?(?:\s*\([^()\n]{0,40}\))?[*_]*\s*"
+    ANSWER_WORDS + r"[*_]*+(?:\s++(?:to|for|of)\b[^.\n:]{0,80}?)?(?:\s*+\([^()\n]{0,40}\))?[*_]*+\s*+"
     r"(?:(?:is|would be|should be|must be|are|est|es|é|è|ist)\b|是|为|は|है|:|：|=)"
-    r"[*_\s]*(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*",
+    r"[*_\s]*+(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*+",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
@@ -215,9 +216,9 @@ def _hashes(text: str, question: Question) -> str | None:
 
 _CHOICE_PHRASE = re.compile(
     r"(?i:\b(?:option|choice|alternative|choose|select|pick|answer|opt for|go with)\b"
-    r"[*_\s:]*(?:is|are|would be|must be|should be)?[*_\s:]*"
-    r"(?:option|choice|answer|letter)?[*_\s:]*|(?:it's|it is|it must be|must be|is|therefore|thus|hence|so)\s+)"
-    r"(?:\\text\{|\$|\\\(|\\boxed\{|\(|\[|\*\*|\"|')*\s*"
+    r"[*_\s:]*+(?:is|are|would be|must be|should be)?[*_\s:]*+"
+    r"(?:option|choice|answer|letter)?[*_\s:]*+|(?:it's|it is|it must be|must be|is|therefore|thus|hence|so)\s++)"
+    r"(?:\\text\{|\$|\\\(|\\boxed\{|\(|\[|\*\*|\"|')*+\s*+"
     r"([B-HJ](?![a-zA-Z'’]|\s+[-+*/=]\s)|[AI](?![a-zA-Z'’]|\s+(?!is\b)[a-z]|\s+[-+*/=]\s))",
 )
 _CHOICE_LINE = re.compile(r"^\W*(?:option\s+|choice\s+)?\(?([A-J])(?:[).:](?:\s.*)?|\W*)$", re.MULTILINE | re.IGNORECASE)
@@ -229,7 +230,7 @@ def choice_letter(answer: str, letters: str = LETTERS) -> str | None:
     """The letter that a found answer begins with or consists of: B, (b), "B. 12 cm", \\text{(B)}; None if it is something else."""
     text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|rm)\s*|[{}$*_\"'`]|\\[()\[\]]", "", answer).strip()
     match = re.match(
-        r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*(?:is)?\s*)?[(\[]?\s*([A-Ja-j])\s*(?:[)\].:,。，、：;]|$|(?=[^\x00-\u02ff]))",
+        r"(?:(?:the\s++)?(?:correct\s++)?(?:option|choice|answer)\s*+(?:is)?\s*+)?[(\[]?\s*+([A-Ja-j])\s*+(?:[)\].:,。，、：;]|$|(?=[^\x00-\u02ff]))",
         text,
         re.IGNORECASE,
     )

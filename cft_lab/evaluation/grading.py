@@ -83,7 +83,7 @@ def grade_many(
 
     A `pool` of one's own keeps its workers for the next call; otherwise they end with this one.
     """
-    judged = [_judge(submission, profile) for submission in submissions]
+    judged = [_judge_or_error(submission, profile) for submission in submissions]
     undecided = [index for index, row in enumerate(judged) if isinstance(row, _Answer) and None in (row.strict, row.paper)]
     replies: dict[int, dict[str, Any]] = {}
     if undecided:
@@ -125,6 +125,15 @@ def _grade(problem_id: str, row: _Answer, reply: dict[str, Any] | None) -> Grade
 
 def _outcome(verdict: bool | None) -> Outcome:
     return Outcome.ERROR if verdict is None else Outcome.CORRECT if verdict else Outcome.WRONG
+
+
+def _judge_or_error(submission: Submission, profile: Profile) -> Grade | _Answer:
+    """Model output is untrusted: whatever a text makes fail costs its own row and never the run."""
+    try:
+        return _judge(submission, profile)
+    except Exception as error:  # any type: the row is an error with its reason, and is never counted as wrong
+        reason = f"grading failed: {type(error).__name__}: {str(error)[:200]}"
+        return Grade(submission.problem_id, Outcome.ERROR, paper=Outcome.ERROR, reason=reason)
 
 
 def _judge(submission: Submission, profile: Profile) -> Grade | _Answer:

@@ -22,6 +22,11 @@ from pathlib import Path
 from typing import Any
 
 _START_S = 120.0  # a worker imports sympy before its first task; on a loaded machine that takes a while
+_STARTS = 3  # attempts in a row: a machine that is short of memory or processes for a moment may have them the next time
+_NO_WORKER = (
+    "no grading worker could start: run `python -m cft_lab.evaluation.symbolic_worker 2147483648 10` to see why "
+    "(is math-verify installed? `pip install -e .`)"
+)
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -46,6 +51,7 @@ class PoolCounts:
     killed_for_time: int = 0
     died: int = 0
     left_for_memory: int = 0
+    failed_to_start: int = 0
 
 
 @dataclass
@@ -65,6 +71,7 @@ class WorkerPool:
     limits: Limits = field(default_factory=Limits)
     counts: PoolCounts = field(default_factory=PoolCounts)
     _workers: list[_Worker] = field(default_factory=list)
+    _failed_in_a_row: int = 0
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -73,10 +80,13 @@ class WorkerPool:
         self.close()
 
     def run(self, tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """One reply per task, in order; a task that was killed or whose worker died has only a `reason`."""
+        """One reply per task, in order; a task that was killed, whose worker died or that found none has only a `reason`."""
         replies: dict[int, dict[str, Any]] = {}
         waiting = deque(range(len(tasks)))
+        self._failed_in_a_row = 0
         while len(replies) < len(tasks):
+            if not self._workers and self._failed_in_a_row >= _STARTS:
+                return [replies.get(index, {"reason": _NO_WORKER}) for index in range(len(tasks))]
             self._start_missing(len(tasks) - len(replies))
             for worker in self._workers:
                 if worker.ready and worker.task is None and waiting:
@@ -93,15 +103,19 @@ class WorkerPool:
         self._workers.clear()
 
     def _start_missing(self, open_tasks: int) -> None:
-        while len(self._workers) < min(self.jobs, open_tasks):
+        while len(self._workers) < min(self.jobs, open_tasks) and self._failed_in_a_row < _STARTS:
             command = [sys.executable, "-m", "cft_lab.evaluation.symbolic_worker"]
             command += [str(self.limits.memory_bytes), str(self.limits.seconds)]
             path = os.pathsep.join(filter(None, (str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
             # one thread each, and set orders that do not change from run to run
             environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-            )
+            try:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                )
+            except OSError:  # no memory or no process left for a moment
+                self._failed_start()
+                continue
             assert process.stdout is not None
             os.set_blocking(process.stdout.fileno(), False)
             self._workers.append(_Worker(process, time.monotonic() + _START_S))
@@ -136,6 +150,7 @@ class WorkerPool:
             reply = json.loads(line)
             if not worker.ready:
                 worker.ready = True
+                self._failed_in_a_row = 0
                 continue
             leaving = reply.pop("leaving")
             assert worker.task is not None
@@ -153,10 +168,8 @@ class WorkerPool:
     def _lost(self, worker: _Worker, replies: dict[int, dict[str, Any]], reason: str) -> None:
         if not worker.ready:
             self._drop(worker)
-            raise RuntimeError(
-                "a grading worker could not start: run `python -m cft_lab.evaluation.symbolic_worker 2147483648 10` to see why "
-                "(is math-verify installed? `pip install -e .`)"
-            )
+            self._failed_start()
+            return
         _end(worker)
         overran = worker.process.returncode is not None and reason.startswith("the comparison")
         by_timer = worker.process.returncode == -signal.SIGPROF  # the kernel's count of its processor time ran out
@@ -168,6 +181,11 @@ class WorkerPool:
         if worker.task is not None:
             replies[worker.task] = {"reason": reason}
         self._drop(worker)
+
+    def _failed_start(self) -> None:
+        self.counts.failed_to_start += 1
+        self._failed_in_a_row += 1
+        time.sleep(0.1 * self._failed_in_a_row)
 
     def _drop(self, worker: _Worker) -> None:
         _end(worker)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -127,12 +128,20 @@ def test_a_file_of_nothing_measures_nothing(tmp_path: Path) -> None:
         ({"gold": "1", "pred": "1", "finish": "done"}, "finish 'done' must be one of stop, length, error"),
         ({"gold": "A", "pred": "1", "options": "A, B"}, "options must be a list of 1 to 10 texts"),
         ({"gold": "1", "pred": "1", "tolerance": "some"}, "tolerance 'some' must be a number"),
-        ({"gold": "1", "pred": "1", "tolerance": -1}, "tolerance -1 must not be negative"),
+        ({"gold": "1", "pred": "1", "tolerance": -1}, "tolerance '-1' must be finite and not negative"),
+        ({"gold": "1", "pred": "1", "tolerance": "1/0"}, "tolerance '1/0' must be a number"),
+        ({"gold": "1", "pred": "1", "tolerance": "1e9999999999"}, "tolerance '1e9999999999' must be finite"),
+        ({"gold": "1", "pred": "1", "tolerance": float("nan")}, "tolerance 'nan' must be finite"),
     ],
 )
 def test_a_bad_field_is_named(row: dict[str, object], message: str) -> None:
     with pytest.raises(RowError, match=message):
         submission(row, "1")
+
+
+def test_a_tolerance_is_the_decimal_as_written() -> None:
+    made = [submission({"gold": "1", "pred": "1", "tolerance": value}, "1").tolerance for value in (None, 0.1, "1e-3", 2)]
+    assert made == [0, Fraction(1, 10), Fraction(1, 1000), 2]
 
 
 def test_golds_of_other_types_are_their_text() -> None:

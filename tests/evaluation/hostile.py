@@ -33,6 +33,13 @@ STRINGS = (
     "a,b;" * 500,
     r"\prod_{i=1}^{100000} (x+i)",
 )
+#: runs behind a phrase that announces an answer: a pattern that can split them in several ways is polynomial in their length
+RUNS = tuple(
+    phrase + run * 20_000 + end
+    for phrase in ("The answer", "The final answer", "option", "choose", "it is", "The answer is A", "")
+    for run in ("\n", "*", " ", ":", "_", "* ", "(", "$")
+    for end in ("", "x")
+)
 GOLDS = ("42", r"\frac{1}{2}", "x^2+1", "(1,2)", "[0,1)", r"\text{even}", "B", r"\begin{pmatrix}1\\2\end{pmatrix}", "1,2,3", "x=5")
 _PIECES = (
     *"{}()[]\\^_$%,;.=<>+-*/!0123456789xyei|& ",
