@@ -15,7 +15,7 @@ import pytest
 from cft_lab.config import DataError, EngineConfig
 from cft_lab.engines.base import Prompt
 from cft_lab.engines.local import TransformersEngine
-from cft_lab.engines.sharding import ModelFolder, ShardError, Shards, gpu_groups, open_model
+from cft_lab.engines.sharding import ModelFolder, ShardError, Shards, gpu_groups, open_model, visible_gpus
 from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.tokenizer import TURN_END
 from cft_lab.prompts import FORMATS, eval_solve
@@ -143,6 +143,21 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_says_why(debug_model: Pa
 )
 def test_groups_of_gpus(gpus: list[str], kind: str, tensor_parallel: int, shards: int | None, groups: list[str]) -> None:
     assert gpu_groups(gpus, EngineConfig(kind=kind, tensor_parallel=tensor_parallel, shards=shards)) == groups
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "gpus"),
+    [(None, 2, ["0", "1"]), ("4,GPU-8f", 2, ["4", "GPU-8f"]), ("", 0, []), ("-1", 0, []), ("3,9", 1, ["3"])],
+)
+def test_gpus_keep_the_names_that_the_scheduler_gave_them(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, count: int, gpus: list[str]
+) -> None:
+    """`count` is what CUDA would find: there is no GPU where the tests run."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == gpus
 
 
 @pytest.mark.parametrize(("gpus", "tensor_parallel", "shards"), [([], 2, None), (["0"], 2, None), (["0", "1", "2"], 2, 2)])
