@@ -52,12 +52,16 @@ class Question:
 
 
 def extract(text: str, rules: Sequence[str], question: Question, cut_off: bool = False) -> Extraction | None:
-    """The answer of a text by the first rule that fires. In a text that was cut off the weak rules do not count."""
-    behind_thoughts = text.rpartition("</think>")[2]
-    for rule in rules:
-        if cut_off and rule in WEAK:
-            continue
-        found = RULES[rule](text if rule == "boxed" else behind_thoughts, question)
+    """The answer of a text by the first rule that fires. In a text that was cut off the weak rules do not count.
+
+    What follows </think> is the answer; a box before it counts only if no strong rule fires behind it.
+    """
+    thoughts, _, behind = text.rpartition("</think>")
+    strong = [(rule, behind) for rule in rules if rule not in WEAK]
+    in_thoughts = [("boxed", thoughts)] if "boxed" in rules else []
+    weak = [] if cut_off else [(rule, behind) for rule in rules if rule in WEAK]
+    for rule, part in (*strong, *in_thoughts, *weak):
+        found = RULES[rule](part, question)
         if found:
             return Extraction(found, rule)
     return None
