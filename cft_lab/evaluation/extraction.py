@@ -129,7 +129,7 @@ ANSWER_WORDS = r"(?:\b(?:answer|r[ée]ponse|respuesta|resposta|risposta|antwort|
 _ANSWER = re.compile(
     ANSWER_WORDS + r"[*_]*+(?:\s++(?:to|for|of)\b[^.\n:]{0,80}?)?(?:\s*+\([^()\n]{0,40}\))?[*_]*+\s*+"
     r"(?:(?:is|would be|should be|must be|are|est|es|é|è|ist)\b|是|为|は|है|:|：|=)"
-    r"[*_\s]*+(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*+",
+    r"[*_\s]*+(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*+(?!not\b)",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
@@ -139,8 +139,11 @@ _MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.
 
 
 def _after(pattern: re.Pattern[str], text: str, question: Question) -> str | None:
-    """What follows the last match of a phrase, to the end of its sentence; its formula if it holds one, its first number if the
-    gold is a number and the rest is prose."""
+    """What follows the last match of a phrase, to the end of its sentence; its formula if it holds one.
+
+    If the gold is a number and the rest is prose: the number that opens it ("12 cookies for 3 friends"), else its last one
+    ("that each of the 3 friends gets 12 cookies").
+    """
     place = None
     for match in pattern.finditer(text):
         place = match.end()
@@ -148,11 +151,16 @@ def _after(pattern: re.Pattern[str], text: str, question: Question) -> str | Non
         return None
     found = _statement(text[place : place + 2000])
     if found and question.numeric and (is_prose(found) or re.search(r",\s+[a-zA-Z]", found)):
-        number = _NUMBER.search(found)
-        return number[0].strip() if number else found
+        opening = _NUMBER.match(found, _OPENING_WORDS.match(found).end())  # type: ignore[union-attr]  # it can match nothing
+        numbers = [opening[0]] if opening else _NUMBER.findall(found)
+        return numbers[-1].strip() if numbers else found
     return found
 
 
+_OPENING_WORDS = re.compile(
+    r"(?:(?:that|is|about|approximately|roughly|around|nearly|almost|exactly|only|just|equal to|a total of)\s++)*+[$\\(*]*+",
+    re.IGNORECASE,
+)
 _WORDS = re.compile(r"(?<![^\W\d_])[^\W\d_]++(?:[^\w\n=+*/^]++[^\W\d_]++){2,}+")  # possessive: linear
 _OTHER_SCRIPTS = re.compile(r"[\u0590-\u06ff\u0900-\u0dff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 
@@ -187,9 +195,10 @@ def _end_of_sentence(rest: str) -> int | None:
 
 
 def _formulas(sentence: str) -> str | None:
-    """The formula of a sentence with the unit behind it, or all if only separators lie between; None if there is no formula."""
+    """The last formula of a sentence, or all if only separators lie between. None if there is none, or if what it equals stands
+    behind it ("$9 * 2 =$ 18")."""
     matches = list(_MATH.finditer(sentence))
-    if not matches:
+    if not matches or _content(matches[-1]).endswith("="):
         return None
     if all(
         re.fullmatch(r"[\s,;]*(?:and|or)?\s*", sentence[first.end() : second.start()])
@@ -225,6 +234,11 @@ _CHOICE_PHRASE = re.compile(
     r"(?:\\text\{|\$|\\\(|\\boxed\{|\(|\[|\*\*|\"|')*+\s*+"
     r"([B-HJ](?![a-zA-Z'’]|\s+[-+*/=]\s)|[AI](?![a-zA-Z'’]|\s+(?!is\b)[a-z]|\s+[-+*/=]\s))",
 )
+#: behind a letter: the option is ruled out
+_RULED_OUT = re.compile(
+    r"[\s*_)\]}$.:]{0,8}(?:(?:is|are|was|would|must|can|could|does|seems|looks)(?:\s(?:be|also|clearly|therefore)){0,2}\s)?"
+    r"(?:not|cannot|(?:is|ca|wo|does|would)n['’]t|wrong|incorrect|false|invalid|impossible|too|ruled\sout|eliminated)\b"
+)
 _CHOICE_LINE = re.compile(r"^\W*(?:option\s+|choice\s+)?\(?([A-J])(?:[).:](?:\s.*)?|\W*)$", re.MULTILINE | re.IGNORECASE)
 _MARKED_CHOICE = re.compile(r"\(([A-J])\)|\*\*\(?([A-J])[).:]?\*\*|(?<![\w$\\^_{(])([A-J])(?=[).,:;]?(?:\s*$|\s*\n))")
 _STANDALONE = re.compile(r"(?<![a-zA-Z\\'’])([A-J])(?![a-zA-Z'’])")
@@ -245,8 +259,12 @@ def choice_letter(answer: str, letters: str = LETTERS) -> str | None:
 
 
 def _choice_phrase(text: str, question: Question) -> str | None:
-    """An announced letter; a letter that opens a line counts only in the last lines, where no options are listed any more."""
-    found = [match[1] for match in _CHOICE_PHRASE.finditer(text) if match[1] in question.letters]
+    """An announced letter that is not ruled out ("option D is wrong").
+
+    A letter that opens a line counts only in the last lines, where no options are listed any more.
+    """
+    announced = [match for match in _CHOICE_PHRASE.finditer(text) if match[1] in question.letters]
+    found = [match[1] for match in announced if not _RULED_OUT.match(text, match.end())]
     if found:
         return found[-1]
     lines = [line for line in text.strip().split("\n") if line.strip()]
@@ -291,8 +309,8 @@ def _last_number(text: str, question: Question) -> str | None:
 
 
 def _last_formula(text: str, question: Question) -> str | None:
-    matches = list(_MATH.finditer(text[-5_000:]))
-    return _content(matches[-1]) if matches else None
+    contents = [_content(match) for match in _MATH.finditer(text[-5_000:])]
+    return next((content for content in reversed(contents) if not content.endswith("=")), None)
 
 
 def _bool_word(text: str, question: Question) -> str | None:

@@ -57,6 +57,15 @@ RESPONSES = [
     ("C", "(A) is too small and (C) fits", "C", "last-choice", "correct"),
     ("B", "The answer is a matter of taste, but (C)", "C", "answer", "wrong"),
     ("C", "c", "C", "choice-phrase", "correct"),
+    ("B", "The answer is not A. It is B.", "B", "choice-phrase", "correct"),
+    ("B", "The best choice is B. Option D would be wrong.", "B", "choice-phrase", "correct"),
+    ("B", "I choose (B), because option (C) is not a prime.", "B", "choice-phrase", "correct"),
+    ("12", "The answer is that each of the 3 friends gets 12 cookies.", "12", "answer", "correct"),
+    ("12", "The answer is about 12 cookies for each of the 3 friends.", "12", "answer", "correct"),
+    ("18", "The answer is $9 * 2 = $18.", "$9*2=$18", "answer", "correct"),
+    ("18", "The answer is $9 * 2 =$ 18 dollars.", "$9*2=$18dollars", "answer", "correct"),
+    ("10", "The answer is 5 + 5 = 10 apples.", "5+5=10apples", "answer", "correct"),
+    ("x+1", "So $x + 1$ is what we get, as $y =$", "x + 1", "last-formula", "correct"),
 ]
 
 
