@@ -246,7 +246,7 @@ _STANDALONE = re.compile(r"(?<![a-zA-Z\\'’])([A-J])(?![a-zA-Z'’])")
 
 def choice_letter(answer: str, letters: str = LETTERS) -> str | None:
     """The letter that a found answer begins with or consists of: B, (b), "B. 12 cm", \\text{(B)}; None if it is something else."""
-    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|rm)\s*|[{}$*_\"'`]|\\[()\[\]]", "", answer).strip()
+    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|rm)(?![a-zA-Z])\s*|\\ |~|[{}$*_\"'`]|\\[()\[\]]", "", answer).strip()
     match = re.match(
         r"(?:(?:the\s++)?(?:correct\s++)?(?:option|choice|answer)\s*+(?:is)?\s*+)?[(\[]?\s*+([A-Ja-j])\s*+(?:[)\].:,。，、：;]|$|(?=[^\x00-\u02ff]))",
         text,
@@ -256,6 +256,22 @@ def choice_letter(answer: str, letters: str = LETTERS) -> str | None:
         match = re.match(r"([A-J])\s+(?=[-A-Z0-9(\\])", text)
     letter = match[1].upper() if match else None
     return letter if letter and letter in letters else None
+
+
+_OPTION_IN_FRONT = re.compile(r"\s*(?:\\text\s*\{\s*)?\(([A-J])\)\s*(\})?\s*(?=[-\d.\\¤£€(])")
+
+
+def without_letter(answer: str, gold: str) -> str:
+    """The value behind an option's letter, \\textbf{(D) }27 or (D) 27, for a gold that is no letter; else the answer as it is.
+
+    A letter that the gold holds is part of the mathematics.
+    """
+    cleaned = clean(answer)
+    match = _OPTION_IN_FRONT.match(cleaned)
+    if match is None or match[1] in gold:
+        return answer
+    opened_in_front = "{" in match[0] and match[2] is None  # \text{(D) 27}
+    return ("\\text{" if opened_in_front else "") + cleaned[match.end() :]
 
 
 def _choice_phrase(text: str, question: Question) -> str | None:

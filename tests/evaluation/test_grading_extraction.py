@@ -96,3 +96,23 @@ def test_a_gold_with_letter_and_text_takes_either() -> None:
     answers = {"B": "correct", "12 cm": "correct", "C": "wrong", "13 cm": "wrong"}
     grades = grade_many([Submission("p", "(B) 12 cm", answer, extracted=True) for answer in answers], ANY)
     assert [row.outcome.value for row in grades] == list(answers.values())
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "outcome"),
+    [
+        ("27", "\\textbf{(D) }27", "correct"),
+        ("27", "\\textbf{(D)}~27", "correct"),
+        ("27", "\\text{(D) 27}", "correct"),
+        ("27", "(D)\\ 27", "correct"),
+        ("27", "(D)\\ 28", "wrong"),
+        ("\\frac{1}{2}", "\\textbf{(D)}\\ \\frac{1}{2}", "correct"),
+        ("2D", "(D)(2)", "correct"),
+        ("2", "(D) + 2", "wrong"),
+        ("\\text{(B)}", "\\textbf{(B)}\\ 12", "correct"),
+        ("\\text{(B)}", "\\textbf{(C)}\\ 12", "wrong"),
+    ],
+)
+def test_boxes_with_letter_and_value(gold: str, answer: str, outcome: str) -> None:
+    [made] = grade_many([Submission("p", gold, f"so \\boxed{{{answer}}}")], ANY)
+    assert made.outcome.value == outcome, made
