@@ -141,8 +141,8 @@ _MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.
 def _after(pattern: re.Pattern[str], text: str, question: Question) -> str | None:
     """What follows the last match of a phrase, to the end of its sentence; its formula if it holds one.
 
-    If the gold is a number and the rest is prose: the number that opens it ("12 cookies for 3 friends"), else its last one
-    ("that each of the 3 friends gets 12 cookies").
+    If the gold is a number and the rest is prose: the number that opens it ("12 cookies for 3 friends"), else the last one
+    that does not say when ("each of the 3 friends gets 12 cookies in 2 hours").
     """
     place = None
     for match in pattern.finditer(text):
@@ -152,8 +152,9 @@ def _after(pattern: re.Pattern[str], text: str, question: Question) -> str | Non
     found = _statement(text[place : place + 2000])
     if found and question.numeric and (is_prose(found) or re.search(r",\s+[a-zA-Z]", found)):
         opening = _NUMBER.match(found, _OPENING_WORDS.match(found).end())  # type: ignore[union-attr]  # it can match nothing
-        numbers = [opening[0]] if opening else _NUMBER.findall(found)
-        return numbers[-1].strip() if numbers else found
+        numbers = [opening] if opening else list(_NUMBER.finditer(found))
+        amounts = [number for number in numbers if not _WHEN.search(found[max(0, number.start() - 20) : number.start()])]
+        return (amounts or numbers)[-1][0].strip() if numbers else found
     return found
 
 
@@ -161,6 +162,7 @@ _OPENING_WORDS = re.compile(
     r"(?:(?:that|is|about|approximately|roughly|around|nearly|almost|exactly|only|just|equal to|a total of)\s++)*+[$\\(*]*+",
     re.IGNORECASE,
 )
+_WHEN = re.compile(r"\b(?:in|after|within|during|until|dans|d['’]ici)\s?$", re.IGNORECASE)
 _WORDS = re.compile(r"(?<![^\W\d_])[^\W\d_]++(?:[^\w\n=+*/^]++[^\W\d_]++){2,}+")  # possessive: linear
 _OTHER_SCRIPTS = re.compile(r"[\u0590-\u06ff\u0900-\u0dff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 
