@@ -12,10 +12,12 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeAlias
 
-from cft_lab.evaluation.answer_text import MAX_LENGTH, ROW_END, clean, plain_words
-from cft_lab.evaluation.expressions import FUNCTIONS
+from cft_lab.evaluation.answer_text import MAX_LENGTH, ROW_END, canonical, clean, plain_words
+from cft_lab.evaluation.expressions import FUNCTIONS, read_expression, variables
+from cft_lab.evaluation.numeric import constant_value
 from cft_lab.evaluation.scalars import Scalar, read_scalar
 from cft_lab.evaluation.units import CURRENCY_SIGNS
 
@@ -91,7 +93,34 @@ def readings(text: str) -> tuple[Value, ...]:
         if joined != cleaned:
             separate = _read(cleaned, 0)
             return (_read(joined, 0), *([separate] if isinstance(separate, Sequence) else []))
-    return (_read(cleaned, 0),)
+    value = _read(cleaned, 0)
+    if isinstance(value, Relation) and is_constant_chain(value):  # \sqrt{51} = 7.14: either end
+        return (value, _read(value.sides[0], 0))
+    return (value,)
+
+
+def is_constant_chain(relation: Relation) -> bool:
+    """Whether a = ... = b has numbers at both ends, which are one value as far as their decimals say: 2 + 3 = 5, 1/3 = 0.33."""
+    if set(relation.signs) != {"="}:
+        return False
+    ends = [read_scalar(relation.sides[place]) for place in (0, -1)]
+    nodes = [read_expression(end.body) for end in ends]
+    if any(end.is_text for end in ends) or any(node is None or variables(node) for node in nodes):
+        return False
+    if ends[0].unit and ends[1].unit and ends[0].unit != ends[1].unit:
+        return True  # 30 min = 0.5 h; nothing is converted
+    values = [None if node is None else constant_value(node) for node in nodes]
+    if values[0] is None or values[1] is None:
+        return canonical(ends[0].body) == canonical(ends[1].body)
+    scales = [(1, Fraction(1, 100)) if end.percent else (1,) for end in ends]  # 1/2 = 50 %
+    error = max(_last_place(end.body) for end in ends) or abs(values[0]) / 10**12
+    return any(abs(values[0] * first - values[1] * last) <= error * min(first, last) for first in scales[0] for last in scales[1])
+
+
+def _last_place(number: str) -> Fraction:
+    """What one step in the last decimal of a number is worth; 0 if it has no decimals and is therefore exact."""
+    match = re.fullmatch(r"[-+]?\d*\.(\d{1,50})", number.strip())
+    return Fraction(1, 10 ** len(match[1])) if match else Fraction(0)
 
 
 def read_part(text: str) -> Value:
@@ -214,15 +243,20 @@ def _read_relation(text: str, depth: int) -> Value | None:
 
 
 def is_name(text: str) -> bool:
-    """Whether the left side of an equation names its right side: x, a_n, f(x), AB, \\frac{dy}{dx}, y'."""
+    """Whether the left side of an equation names its right side: x, a_n, f(x), AB, \\frac{dy}{dx}, y'. \\pi does not."""
     if re.fullmatch(r"\\frac\{d\^?\d?[^{}]{0,20}\}\{d[^{}]{0,20}\}", text):
         return True
-    if len(text) > 60 or text in ("e", "i"):
+    if len(text) > 60 or text in ("e", "i") or _is_constant(text):
         return False
     if re.fullmatch(r"[a-zA-Z]\([^()]*\)", text):  # f(2), P(X = 1)
         return True
     names = text[1:-1].split(",") if text.startswith("(") and text.endswith(")") and "," in text else [text]  # (x, y) = (1, 2)
     return all(_NAME.fullmatch(name.strip()) is not None for name in names)
+
+
+def _is_constant(text: str) -> bool:
+    node = read_expression(text) if len(text) > 1 else None
+    return node is not None and not variables(node)
 
 
 def _read_brackets(text: str, depth: int) -> Value | None:

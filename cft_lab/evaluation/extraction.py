@@ -52,12 +52,16 @@ class Question:
 
 
 def extract(text: str, rules: Sequence[str], question: Question, cut_off: bool = False) -> Extraction | None:
-    """The answer of a text by the first rule that fires. In a text that was cut off the weak rules do not count."""
-    behind_thoughts = text.rpartition("</think>")[2]
-    for rule in rules:
-        if cut_off and rule in WEAK:
-            continue
-        found = RULES[rule](text if rule == "boxed" else behind_thoughts, question)
+    """The answer of a text by the first rule that fires. In a text that was cut off the weak rules do not count.
+
+    What follows </think> is the answer; a box before it counts only if no strong rule fires behind it.
+    """
+    thoughts, _, behind = text.rpartition("</think>")
+    strong = [(rule, behind) for rule in rules if rule not in WEAK]
+    in_thoughts = [("boxed", thoughts)] if "boxed" in rules else []
+    weak = [] if cut_off else [(rule, behind) for rule in rules if rule in WEAK]
+    for rule, part in (*strong, *in_thoughts, *weak):
+        found = RULES[rule](part, question)
         if found:
             return Extraction(found, rule)
     return None
@@ -125,7 +129,7 @@ ANSWER_WORDS = r"(?:\b(?:answer|r[ée]ponse|respuesta|resposta|risposta|antwort|
 _ANSWER = re.compile(
     ANSWER_WORDS + r"[*_]*+(?:\s++(?:to|for|of)\b[^.\n:]{0,80}?)?(?:\s*+\([^()\n]{0,40}\))?[*_]*+\s*+"
     r"(?:(?:is|would be|should be|must be|are|est|es|é|è|ist)\b|是|为|は|है|:|：|=)"
-    r"[*_\s]*+(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*+",
+    r"[*_\s]*+(?:indeed|simply|just|therefore|thus|then|clearly|for sure|option|choice)?[*_:\s]*+(?!not\b)",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
@@ -135,8 +139,11 @@ _MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.
 
 
 def _after(pattern: re.Pattern[str], text: str, question: Question) -> str | None:
-    """What follows the last match of a phrase, to the end of its sentence; its formula if it holds one, its first number if the
-    gold is a number and the rest is prose."""
+    """What follows the last match of a phrase, to the end of its sentence; its formula if it holds one.
+
+    If the gold is a number and the rest is prose: the number that opens it ("12 cookies for 3 friends"), else the last one
+    that does not say when ("each of the 3 friends gets 12 cookies in 2 hours").
+    """
     place = None
     for match in pattern.finditer(text):
         place = match.end()
@@ -144,11 +151,18 @@ def _after(pattern: re.Pattern[str], text: str, question: Question) -> str | Non
         return None
     found = _statement(text[place : place + 2000])
     if found and question.numeric and (is_prose(found) or re.search(r",\s+[a-zA-Z]", found)):
-        number = _NUMBER.search(found)
-        return number[0].strip() if number else found
+        opening = _NUMBER.match(found, _OPENING_WORDS.match(found).end())  # type: ignore[union-attr]  # it can match nothing
+        numbers = [opening] if opening else list(_NUMBER.finditer(found))
+        amounts = [number for number in numbers if not _WHEN.search(found[max(0, number.start() - 20) : number.start()])]
+        return (amounts or numbers)[-1][0].strip() if numbers else found
     return found
 
 
+_OPENING_WORDS = re.compile(
+    r"(?:(?:that|is|about|approximately|roughly|around|nearly|almost|exactly|only|just|equal to|a total of)\s++)*+[$\\(*]*+",
+    re.IGNORECASE,
+)
+_WHEN = re.compile(r"\b(?:in|after|within|during|until|dans|d['’]ici)\s?$", re.IGNORECASE)
 _WORDS = re.compile(r"(?<![^\W\d_])[^\W\d_]++(?:[^\w\n=+*/^]++[^\W\d_]++){2,}+")  # possessive: linear
 _OTHER_SCRIPTS = re.compile(r"[\u0590-\u06ff\u0900-\u0dff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 
@@ -183,9 +197,10 @@ def _end_of_sentence(rest: str) -> int | None:
 
 
 def _formulas(sentence: str) -> str | None:
-    """The formula of a sentence with the unit behind it, or all if only separators lie between; None if there is no formula."""
+    """The last formula of a sentence, or all if only separators lie between. None if there is none, or if what it equals stands
+    behind it ("$9 * 2 =$ 18")."""
     matches = list(_MATH.finditer(sentence))
-    if not matches:
+    if not matches or _content(matches[-1]).endswith("="):
         return None
     if all(
         re.fullmatch(r"[\s,;]*(?:and|or)?\s*", sentence[first.end() : second.start()])
@@ -221,6 +236,11 @@ _CHOICE_PHRASE = re.compile(
     r"(?:\\text\{|\$|\\\(|\\boxed\{|\(|\[|\*\*|\"|')*+\s*+"
     r"([B-HJ](?![a-zA-Z'’]|\s+[-+*/=]\s)|[AI](?![a-zA-Z'’]|\s+(?!is\b)[a-z]|\s+[-+*/=]\s))",
 )
+#: behind a letter: the option is ruled out
+_RULED_OUT = re.compile(
+    r"[\s*_)\]}$.:]{0,8}(?:(?:is|are|was|would|must|can|could|does|seems|looks)(?:\s(?:be|also|clearly|therefore)){0,2}\s)?"
+    r"(?:not|cannot|(?:is|ca|wo|does|would)n['’]t|wrong|incorrect|false|invalid|impossible|too|ruled\sout|eliminated)\b"
+)
 _CHOICE_LINE = re.compile(r"^\W*(?:option\s+|choice\s+)?\(?([A-J])(?:[).:](?:\s.*)?|\W*)$", re.MULTILINE | re.IGNORECASE)
 _MARKED_CHOICE = re.compile(r"\(([A-J])\)|\*\*\(?([A-J])[).:]?\*\*|(?<![\w$\\^_{(])([A-J])(?=[).,:;]?(?:\s*$|\s*\n))")
 _STANDALONE = re.compile(r"(?<![a-zA-Z\\'’])([A-J])(?![a-zA-Z'’])")
@@ -228,7 +248,7 @@ _STANDALONE = re.compile(r"(?<![a-zA-Z\\'’])([A-J])(?![a-zA-Z'’])")
 
 def choice_letter(answer: str, letters: str = LETTERS) -> str | None:
     """The letter that a found answer begins with or consists of: B, (b), "B. 12 cm", \\text{(B)}; None if it is something else."""
-    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|rm)\s*|[{}$*_\"'`]|\\[()\[\]]", "", answer).strip()
+    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|rm)(?![a-zA-Z])\s*|\\ |~|[{}$*_\"'`]|\\[()\[\]]", "", answer).strip()
     match = re.match(
         r"(?:(?:the\s++)?(?:correct\s++)?(?:option|choice|answer)\s*+(?:is)?\s*+)?[(\[]?\s*+([A-Ja-j])\s*+(?:[)\].:,。，、：;]|$|(?=[^\x00-\u02ff]))",
         text,
@@ -240,9 +260,29 @@ def choice_letter(answer: str, letters: str = LETTERS) -> str | None:
     return letter if letter and letter in letters else None
 
 
+_OPTION_IN_FRONT = re.compile(r"\s*(?:\\text\s*\{\s*)?\(([A-J])\)\s*(\})?\s*(?=[-\d.\\¤£€(])")
+
+
+def without_letter(answer: str, gold: str) -> str:
+    """The value behind an option's letter, \\textbf{(D) }27 or (D) 27, for a gold that is no letter; else the answer as it is.
+
+    A letter that the gold holds is part of the mathematics.
+    """
+    cleaned = clean(answer)
+    match = _OPTION_IN_FRONT.match(cleaned)
+    if match is None or match[1] in gold:
+        return answer
+    opened_in_front = "{" in match[0] and match[2] is None  # \text{(D) 27}
+    return ("\\text{" if opened_in_front else "") + cleaned[match.end() :]
+
+
 def _choice_phrase(text: str, question: Question) -> str | None:
-    """An announced letter; a letter that opens a line counts only in the last lines, where no options are listed any more."""
-    found = [match[1] for match in _CHOICE_PHRASE.finditer(text) if match[1] in question.letters]
+    """An announced letter that is not ruled out ("option D is wrong").
+
+    A letter that opens a line counts only in the last lines, where no options are listed any more.
+    """
+    announced = [match for match in _CHOICE_PHRASE.finditer(text) if match[1] in question.letters]
+    found = [match[1] for match in announced if not _RULED_OUT.match(text, match.end())]
     if found:
         return found[-1]
     lines = [line for line in text.strip().split("\n") if line.strip()]
@@ -287,8 +327,8 @@ def _last_number(text: str, question: Question) -> str | None:
 
 
 def _last_formula(text: str, question: Question) -> str | None:
-    matches = list(_MATH.finditer(text[-5_000:]))
-    return _content(matches[-1]) if matches else None
+    contents = [_content(match) for match in _MATH.finditer(text[-5_000:])]
+    return next((content for content in reversed(contents) if not content.endswith("=")), None)
 
 
 def _bool_word(text: str, question: Question) -> str | None:

@@ -28,6 +28,7 @@ from cft_lab.evaluation.extraction import (
     extract_boxed,
     extract_linked_boxes,
     is_prose,
+    without_letter,
 )
 from cft_lab.evaluation.paper_grader import paper_compare
 from cft_lab.evaluation.plain_numbers import plain_box, plain_equal
@@ -39,7 +40,7 @@ from cft_lab.records import Grade, Outcome
 __all__ = ["GRADERS_VERSION", "Submission", "extract_boxed", "grade", "grade_many"]
 
 #: part of the key of everything that is graded; raise it when a text can come out with another grade
-GRADERS_VERSION = 1
+GRADERS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ def _judge(submission: Submission, profile: Profile) -> Grade | _Answer:
         right = _right_choice(letter, found.answer, submission.options, gold)
         if right is not None:
             return Grade(problem_id, _outcome(right), found.answer, found.rule, _outcome(right))
+    else:
+        found = replace(found, answer=without_letter(found.answer, gold))
     terms = replace(profile.terms, absolute=submission.tolerance) if submission.tolerance else profile.terms
     strict = compare(gold, found.answer, terms)
     return _Answer(gold, found, terms, strict, True if strict else paper_compare(gold, found.answer, terms))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from cft_lab.evaluation.answers import Relation, Sequence, Union, Value, is_name, read_part
-from cft_lab.evaluation.expressions import Node, read_expression, variables
+from cft_lab.evaluation.answers import Relation, Sequence, Union, Value, is_constant_chain, is_name, read_part
+from cft_lab.evaluation.expressions import Node, read_expression
 
 
 def assignment(relation: Relation) -> tuple[str | None, str]:
-    """(name, value) of name = ... = value or value = name; for a chain of bare values (None if no name) its last."""
+    """(name, value) of name = ... = value or value = name; for a chain of bare values its last, with the name "".
+
+    The name is None where there is neither: other equations, and numbers that are not equal (1/3 = 2).
+    """
     first, last = relation.sides[0], relation.sides[-1]
     if is_name(first):
         return first, last
     if is_name(last) and len(relation.sides) == 2:
         return last, first
-    nodes = read_expression(first), read_expression(last)
-    if all(node is not None and not variables(node) for node in nodes):
-        return "", last  # 2 + 3 = 5
-    return None, last
+    return ("" if is_constant_chain(relation) else None), last  # 2 + 3 = 5
 
 
 def difference(relation: Relation) -> Node | None:

@@ -1,6 +1,6 @@
 import pytest
 
-from cft_lab.evaluation.extraction import Question, extract_boxed
+from cft_lab.evaluation.extraction import Question, extract_boxed, without_letter
 from cft_lab.evaluation.grading import Submission, grade_many, picked_option
 from cft_lab.evaluation.profiles import ANY
 
@@ -43,7 +43,10 @@ RESPONSES = [
     ("\\sqrt{3}", "Hence the length is $\\sqrt{3}$.", "\\sqrt{3}", "last-formula", "correct"),
     ("220", "Réponse: elle aura encore 220 $ à payer.", "220", "answer", "correct"),
     ("13", "所以一共有3 + 10 = 13只鸟和鹳鸟。", "13", "last-number", "correct"),
-    ("42", "<think>is it \\boxed{41}? the answer is 41</think> The answer is 42.", "41", "boxed", "wrong"),
+    ("42", "<think>is it \\boxed{41}? the answer is 41</think> The answer is 42.", "42", "answer", "correct"),
+    ("5", "<think>maybe \\boxed{3}</think> So the final answer is 5.", "5", "final-answer", "correct"),
+    ("5", "<think>\\boxed{3}</think> hence \\boxed{5}", "5", "boxed", "correct"),
+    ("5", "<think>so it is \\boxed{5}</think> I checked it 3 times.", "5", "boxed", "correct"),
     ("42", "<think>the answer is 41</think> The answer is 42.", "42", "answer", "correct"),
     ("even", "I cannot say.", None, None, "unparsed"),
     ("B", "I think A is wrong, so B.", "B", "choice-phrase", "correct"),
@@ -54,6 +57,16 @@ RESPONSES = [
     ("C", "(A) is too small and (C) fits", "C", "last-choice", "correct"),
     ("B", "The answer is a matter of taste, but (C)", "C", "answer", "wrong"),
     ("C", "c", "C", "choice-phrase", "correct"),
+    ("B", "The answer is not A. It is B.", "B", "choice-phrase", "correct"),
+    ("B", "The best choice is B. Option D would be wrong.", "B", "choice-phrase", "correct"),
+    ("B", "I choose (B), because option (C) is not a prime.", "B", "choice-phrase", "correct"),
+    ("12", "The answer is that each of the 3 friends gets 12 cookies.", "12", "answer", "correct"),
+    ("12", "The answer is that each of the 3 friends gets 12 cookies in 2 hours.", "12", "answer", "correct"),
+    ("12", "The answer is about 12 cookies for each of the 3 friends.", "12", "answer", "correct"),
+    ("18", "The answer is $9 * 2 = $18.", "$9*2=$18", "answer", "correct"),
+    ("18", "The answer is $9 * 2 =$ 18 dollars.", "$9*2=$18dollars", "answer", "correct"),
+    ("10", "The answer is 5 + 5 = 10 apples.", "5+5=10apples", "answer", "correct"),
+    ("x+1", "So $x + 1$ is what we get, as $y =$", "x + 1", "last-formula", "correct"),
 ]
 
 
@@ -84,3 +97,27 @@ def test_a_gold_with_letter_and_text_takes_either() -> None:
     answers = {"B": "correct", "12 cm": "correct", "C": "wrong", "13 cm": "wrong"}
     grades = grade_many([Submission("p", "(B) 12 cm", answer, extracted=True) for answer in answers], ANY)
     assert [row.outcome.value for row in grades] == list(answers.values())
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "outcome"),
+    [
+        ("27", "\\textbf{(D) }27", "correct"),
+        ("27", "\\textbf{(D)}~27", "correct"),
+        ("27", "\\text{(D) 27}", "correct"),
+        ("27", "(D)\\ 27", "correct"),
+        ("27", "(D)\\ 28", "wrong"),
+        ("\\frac{1}{2}", "\\textbf{(D)}\\ \\frac{1}{2}", "correct"),
+        ("2", "(D) + 2", "wrong"),
+        ("\\text{(B)}", "\\textbf{(B)}\\ 12", "correct"),
+        ("\\text{(B)}", "\\textbf{(C)}\\ 12", "wrong"),
+    ],
+)
+def test_boxes_with_letter_and_value(gold: str, answer: str, outcome: str) -> None:
+    [made] = grade_many([Submission("p", gold, f"so \\boxed{{{answer}}}")], ANY)
+    assert made.outcome.value == outcome, made
+
+
+def test_a_letter_that_the_gold_holds_is_mathematics() -> None:
+    assert without_letter("(D) 2", "27") == "2"
+    assert without_letter("(D) 2", "2D") == "(D) 2"

@@ -11,7 +11,8 @@ from cft_lab.evaluation.profiles import ANY
         ("3.14", "3.16", "wrong", "wrong"),
         ("0.04", "0", "wrong", "correct"),
         ("x = 5", "y = 5", "wrong", "correct"),  # only what follows the last "=" counts
-        ("5", "2 + 2 = 5", "correct", "correct"),
+        ("5", "2 + 3 = 5", "correct", "correct"),
+        ("5", "2 + 2 = 5", "wrong", "correct"),  # a chain that does not hold is no answer
         ("2 \\times 10^{5}", "7 \\times 10^{5}", "wrong", "correct"),  # the same power of ten
         ("2 \\times 10^{5}", "2 \\times 10^{6}", "wrong", "wrong"),
         ("(1.01, 2)", "(1.04, 2)", "wrong", "correct"),
