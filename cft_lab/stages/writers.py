@@ -180,4 +180,4 @@ def _open(writer: Writer, config: Config, work: Work, memory: Memory) -> Abstrac
     folder = cached_snapshot(part.model, part.revision)
     if folder is None:
         raise DataError(f"{writer.group}.model={part.model}: its weights are not in the local cache")
-    return open_folder(config.engine, folder, part.prompt_format, part.end_of_turn)
+    return open_folder(config.engine, folder, part.prompt_format, part.end_of_turn, config.progress)
