@@ -29,11 +29,6 @@ def check(config: Config) -> None:
         raise ConfigError(*problems)
 
 
-def lacking(config: Config) -> Iterator[str]:
-    """What this version or this machine lacks for the cell, one line each; stages tell what they lack themselves."""
-    yield from _missing_things(config)
-
-
 def _cross_checks(config: Config) -> Iterator[str]:
     for source, part in (parts(config) if config.method.name in {**METHODS, **MIXES} else {}).items():
         yield from _check_arm(source, part)
@@ -161,8 +156,8 @@ def _check_benchmark(field: str, name: str) -> Iterator[str]:
         yield f"{field}={name!r} is unknown: choose from {', '.join(BENCHMARKS)}"
 
 
-def _missing_things(config: Config) -> Iterator[str]:
-    """What this machine lacks for the cell."""
+def lacking(config: Config) -> Iterator[str]:
+    """What this machine lacks for the cell, one line each; stages tell what they lack themselves."""
     yield from _missing_benchmarks(config)
     model = config.model
     if model.scale == "paper" and model.api_model is None and not has_gpu():

@@ -67,13 +67,13 @@ def _submission(row: Generation, item: Problem) -> Submission:
 
 
 @contextlib.contextmanager
-def open_engine(config: Config, work: Work, folder: Path, journal_name: str = JOURNAL) -> Iterator[JournalEngine]:
+def open_engine(config: Config, work: Work, folder: Path) -> Iterator[JournalEngine]:
     """The cell's engine over a model folder, with a journal in the stage's folder."""
     if config.engine.kind != "openai":
-        with open_engines(config, work) as engine_over, engine_over(folder, journal_name) as engine:
+        with open_engines(config, work) as engine_over, engine_over(folder, JOURNAL) as engine:
             yield engine
         return
-    with Journal(work.folder / journal_name) as journal:
+    with Journal(work.folder / JOURNAL) as journal:
         model = str(config.model.api_model)
         with open_api(model, config.engine, "engine", config, work, Memory(journal)) as api:
             yield JournalEngine(api, journal)
