@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from cft_lab.config import Config, ConfigError, MixConfig, check_fields
+from cft_lab.config import SCORED_MODES, Config, ConfigError, MixConfig, check_fields
 from cft_lab.data.methods import METHODS, MIXES, gold_is_the_responses_own, needs_teacher, parts
 from cft_lab.engines.api.settings import setting_problems
 from cft_lab.evaluation.benchmarks import BENCHMARKS, HUB_BENCHMARKS
@@ -93,7 +93,7 @@ def _check_arm(source: str, config: Config) -> Iterator[str]:
 
 def _check_selection(config: Config) -> Iterator[str]:
     selection = config.train.selection
-    if selection.mode != "best":
+    if selection.mode not in SCORED_MODES:
         return
     yield from _check_benchmark("train.selection.benchmark", selection.benchmark)
     if selection.benchmark in LAB_SETS and LAB_SETS[selection.benchmark].split == "test":
@@ -179,7 +179,7 @@ def lacking(config: Config) -> Iterator[str]:
 def _missing_benchmarks(config: Config) -> Iterator[str]:
     """Benchmarks of the cell, its validation set included, whose rows are not on this disk."""
     used = dict.fromkeys(config.benchmarks.names)
-    if config.method.name != "base" and config.train.selection.mode == "best":
+    if config.method.name != "base" and config.train.selection.mode in SCORED_MODES:
         used[config.train.selection.benchmark] = None
     for name in used:
         problem = BENCHMARKS[name].missing(config.benchmarks.paths)

@@ -54,13 +54,19 @@ CALLING = (
     "confirm_above_usd",
 )
 
+#: what decides the speed and memory of a training, and where it runs
+TRAINING_SPEED = ("micro_batch_tokens", "loss_chunk_tokens", "activation_checkpointing", "compile", "resume_every_steps")
+TRAINING_PLACE = ("processes", "nodes", "max_restarts", "preflight", "device_memory_gb", "device_tflops")
+
 #: field, or group of fields ending in *, -> the stages whose keys it changes
 CHANGES: dict[str, frozenset[str]] = {
     "model.name": NOTHING,
     "model.scale": NOTHING,
     "model.*": EVERYTHING_BUT_PROBLEMS,
-    "model.lab.pretrain.optimization.device_batch_size": NOTHING,
-    "model.lab.pretrain.optimization.resume_every_steps": NOTHING,
+    "model.shape.*": NOTHING,
+    "model.shape": NOTHING,
+    **{f"{place}.{name}": NOTHING for place in ("train", "model.lab.pretrain.optimization") for name in TRAINING_SPEED},
+    **{f"train.{name}": NOTHING for name in TRAINING_PLACE},
     "model.lab.pretrain.optimization.save_every_steps": NOTHING,
     "data.name": NOTHING,
     "data.path": NOTHING,
@@ -77,8 +83,6 @@ CHANGES: dict[str, frozenset[str]] = {
     "teacher.name": NOTHING,
     "teacher.*": CRITIQUES,
     "method.*": EXAMPLES,
-    "train.device_batch_size": NOTHING,
-    "train.resume_every_steps": NOTHING,
     "train.selection.*": SELECTED,
     "train.*": TRAINED,
     "engine.batch_size": NOTHING,
@@ -96,6 +100,7 @@ CHANGES: dict[str, frozenset[str]] = {
     "benchmarks.items": EVALUATED,
     "benchmarks.paths": NOTHING,
     "tracking.*": NOTHING,
+    "cluster.*": NOTHING,
     "temperature": EVALUATED,
     "seed": TRAINED,
     "output_root": NOTHING,
@@ -200,15 +205,25 @@ def test_the_table_and_the_list_of_harmless_fields_agree(cell: ComposeCell) -> N
     names = [field for field, _ in fields(cell(*LIVE))]
     live = [field for field in names if not field.startswith("mix_data.")]
     assert {field for field in live if expected(field) == NOTHING} == {field for field in live if field in NOT_IN_KEYS}
-    assert set(names) >= NOT_IN_KEYS
+    of_hub_models = [field for field, _ in fields(cell("model=qwen2.5-math-7b"))]
+    assert {*names, *of_hub_models} >= NOT_IN_KEYS
 
 
 #: another value for each field that changes no key and could conceivably change a score
 HARMLESS = {
     "model.name": "renamed",
     "model.scale": "paper",
-    "model.lab.pretrain.optimization.device_batch_size": 16,
-    "model.lab.pretrain.optimization.resume_every_steps": 3,
+    **{
+        f"{place}.{name}": value
+        for place in ("train", "model.lab.pretrain.optimization")
+        for name, value in zip(TRAINING_SPEED, (1500, 100, "full", False, 7), strict=True)
+    },
+    "train.processes": 1,
+    "train.nodes": 1,
+    "train.max_restarts": 0,
+    "train.preflight": False,
+    "train.device_memory_gb": 24.0,
+    "train.device_tflops": 100.0,
     "model.lab.pretrain.optimization.save_every_steps": 5,
     "data.name": "renamed",
     "data.path": "elsewhere.jsonl",
@@ -228,8 +243,6 @@ HARMLESS = {
     **{f"{group}.{name}": True for group in ("teacher", "responses") for name in ("accept_failed", "retry_failed")},
     "responses.name": "renamed",
     "teacher.name": "renamed",
-    "train.device_batch_size": 3,
-    "train.resume_every_steps": 7,
     "engine.batch_size": 3,
     "engine.shards": 2,
     "engine.gpu_memory_utilization": 0.5,
@@ -246,7 +259,8 @@ HARMLESS = {
 @pytest.mark.slow
 def test_fields_that_change_no_key_change_no_score(cell: ComposeCell, tmp_path_factory: pytest.TempPathFactory) -> None:
     """One fresh run with every such field at another value: same scores, item by item, as the plain run."""
-    assert set(HARMLESS) | {"output_root"} == NOT_IN_KEYS
+    read_elsewhere = ("model.shape", "cluster.", "output_root")  # by the planner and by what starts stages, never by a stage
+    assert set(HARMLESS) == {field for field in NOT_IN_KEYS if not field.startswith(read_elsewhere)}
     live = ("method=cft", "responses=self", "benchmarks.items=20", "inference.max_new_tokens=40")
     plain = cell(*live, f"output_root={tmp_path_factory.mktemp('plain')}")
     other = cell(*live, f"output_root={tmp_path_factory.mktemp('other')}")

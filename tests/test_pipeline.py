@@ -162,7 +162,7 @@ def test_seeds_draw_apart_when_sampling(cell: ComposeCell, shared_store: Path) -
 COMMAND = [
     sys.executable, str(PROJECT_ROOT / "run.py"), "method=cft", "model=lab-debug", "train=debug", "data.pool=300",
     "data.examples=160", "benchmarks.items=40", "inference.max_new_tokens=24", "train.selection.max_new_tokens=24",
-    "engine.batch_size=16", "model.lab.pretrain.optimization.resume_every_steps=10", "train.device_batch_size=4",
+    "engine.batch_size=16", "model.lab.pretrain.optimization.resume_every_steps=10", "train.micro_batch_tokens=512",
 ]  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def new_model(config: LabModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A model with random weights drawn from `pretrain.seed`; embeddings are tied."""
+    """A model with random weights drawn from `pretrain.seed`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -57,7 +57,7 @@ def new_model(config: LabModelConfig, tokenizer: PreTrainedTokenizerBase) -> Pre
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
         "max_position_embeddings": tokenizer.model_max_length,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.tied_embeddings,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

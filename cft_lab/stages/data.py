@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab import prompts
-from cft_lab.config import Config, DataError, key_part
+from cft_lab.config import SCORED_MODES, Config, DataError, key_part
 from cft_lab.data.critique_quality import quality, response_grades
 from cft_lab.data.methods import (
     METHODS,
@@ -67,7 +67,7 @@ def evaluated_benchmarks(config: Config) -> list[str]:
     """What training questions are checked against: the cell's benchmarks, its validation set, and those named besides."""
     selection = config.train.selection
     chosen = {*config.benchmarks.names, *config.decontamination.benchmarks}
-    return sorted(chosen | ({selection.benchmark} if selection.mode == "best" else set()))
+    return sorted(chosen | ({selection.benchmark} if selection.mode in SCORED_MODES else set()))
 
 
 def responses(config: Config, pool: Stage, base: Stage) -> Stage:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cft_lab.config import Config, ModelConfig, key_part
+from cft_lab.config import SCORED_MODES, Config, ModelConfig, key_part
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
 from cft_lab.evaluation.protocols import direct
 from cft_lab.lab import WORLD_VERSION
@@ -182,7 +182,7 @@ def selected(config: Config, trained: Stage) -> Stage:
     """The candidate that is evaluated: the best on the validation set (ties to the earlier step), or the last."""
     selection = config.train.selection
     settings: dict[str, Any] = {"mode": selection.mode}
-    if selection.mode == "best":
+    if selection.mode in SCORED_MODES:
         settings |= key_part(selection, "train.selection") | key_part(config.engine, "engine")
         settings |= {
             "items": dict(BENCHMARKS[selection.benchmark].identity(config.benchmarks.paths)),
@@ -192,7 +192,7 @@ def selected(config: Config, trained: Stage) -> Stage:
 
     def make(work: Work) -> Mapping[str, Any]:
         folders = sorted(work.inputs["candidates"].glob("step-*"))
-        curve = _validation_curve(config, work, folders) if selection.mode == "best" else []
+        curve = _validation_curve(config, work, folders) if selection.mode in SCORED_MODES else []
         chosen = folders[max(range(len(folders)), key=lambda i: (curve[i]["correct"], -i))] if curve else folders[-1]
         link_folder(chosen, work.folder / MODEL)
         write_json(work.folder / CURVE, curve)
@@ -201,11 +201,11 @@ def selected(config: Config, trained: Stage) -> Stage:
 
     return Stage(
         "selected",
-        f"{f'best on {selection.benchmark}' if selection.mode == 'best' else 'last'} of {cell_label(config)}",
+        f"{f'best on {selection.benchmark}' if selection.mode in SCORED_MODES else 'last'} of {cell_label(config)}",
         settings,
         make,
         {"candidates": trained},
-        prompts=prompt_texts(config, "solve") if selection.mode == "best" else {},
+        prompts=prompt_texts(config, "solve") if selection.mode in SCORED_MODES else {},
         modules=("evaluation", "engines", "runtime.py", "lab"),
     )
 

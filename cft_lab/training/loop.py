@@ -111,7 +111,7 @@ def train(
             batch = [sequences[i] for i in batch_at(step, len(sequences), config, seed)]
             targets = sum(sequence.num_targets for sequence in batch)
             loss = 0.0
-            for rows in micro_batches(batch, config.device_batch_size):
+            for rows in micro_batches(batch, max(1, config.micro_batch_tokens // 128)):
                 input_ids, labels = (t.to(accelerator.device) for t in collate(rows, pad_id))
                 with autocast(precision, accelerator.device.type):
                     micro_loss = summed_loss(model, input_ids, labels) / targets

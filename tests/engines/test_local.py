@@ -202,7 +202,7 @@ def test_a_model_that_learned_to_stop_stops(debug_model: Path, tmp_path: Path) -
     model = AutoModelForCausalLM.from_pretrained(debug_model)
     example = Example("x", PROMPTS[0].messages, "The answer is \\boxed{3}.")
     encoded = encode_examples([example] * 40, tokenizer, "chat", TURN_END, 512)
-    config = OptimizationConfig(lr=1e-2, global_batch_size=1, device_batch_size=1, save_every_steps=99, cpu_threads=1)
+    config = OptimizationConfig(lr=1e-2, global_batch_size=1, save_every_steps=99, cpu_threads=1)
     train(
         model,
         encoded.sequences,

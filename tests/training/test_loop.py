@@ -17,7 +17,7 @@ from cft_lab.training.encode import IGNORED, Encoded
 from cft_lab.training.loop import StepMetrics, TrainingError, batch_at, learning_rate, resume_step, summed_loss, total_steps, train
 
 CONFIG = OptimizationConfig(
-    lr=1e-3, global_batch_size=8, device_batch_size=8, save_every_steps=3, resume_every_steps=1, cpu_threads=1
+    lr=1e-3, global_batch_size=8, micro_batch_tokens=1024, save_every_steps=3, resume_every_steps=1, cpu_threads=1
 )
 
 
@@ -85,7 +85,7 @@ def test_one_batch_of_eight_equals_micro_batches(tmp_path: Path) -> None:
     assert len(golden) == 6
     for size in (4, 3, 1):
         (tmp_path / str(size)).mkdir()
-        other = [m.loss for m in run(tmp_path / str(size), replace(CONFIG, device_batch_size=size))[1]]
+        other = [m.loss for m in run(tmp_path / str(size), replace(CONFIG, micro_batch_tokens=128 * size))[1]]
         assert other == pytest.approx(golden, rel=1e-5)
     assert golden[-1] < golden[0]
 
