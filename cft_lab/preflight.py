@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from cft_lab.config import SCORED_MODES, Config, ConfigError, MixConfig, check_fields
+from cft_lab.config import Config, ConfigError, MixConfig, check_fields
 from cft_lab.data.methods import METHODS, MIXES, gold_is_the_responses_own, needs_teacher, parts
 from cft_lab.engines.api.settings import setting_problems
-from cft_lab.evaluation.benchmarks import BENCHMARKS, HUB_BENCHMARKS
+from cft_lab.evaluation.benchmarks import BENCHMARKS, HUB_BENCHMARKS, OVERLAPS
 from cft_lab.lab.benchmarks import LAB_SETS
 from cft_lab.lab.language import FAMILIES, HELD_OUT
 from cft_lab.lab.tokenizer import TURN_END
@@ -93,14 +93,18 @@ def _check_arm(source: str, config: Config) -> Iterator[str]:
 
 def _check_selection(config: Config) -> Iterator[str]:
     selection = config.train.selection
-    if selection.mode not in SCORED_MODES:
+    if selection.mode != "clean":
         return
-    yield from _check_benchmark("train.selection.benchmark", selection.benchmark)
-    if selection.benchmark in LAB_SETS and LAB_SETS[selection.benchmark].split == "test":
-        yield (
-            f"train.selection.benchmark={selection.benchmark} is a test set: choosing a checkpoint on it "
-            "would leak; use lab-validation"
-        )
+    name = selection.benchmark
+    yield from _check_benchmark("train.selection.benchmark", name)
+    if name in LAB_SETS and LAB_SETS[name].split == "test":
+        yield f"train.selection.benchmark={name} is a test set: choosing a checkpoint on it would leak; use lab-validation"
+    for reported in config.benchmarks.names:
+        if name == reported or (name, reported) in OVERLAPS:
+            yield (
+                f"train.selection.benchmark={name} is {'' if name == reported else 'part of '}{reported}, which benchmarks.names "
+                "reports: use math-train-clean, or train.selection.mode=paper, which does so and is flagged"
+            )
 
 
 def _check_model(config: Config) -> Iterator[str]:
@@ -179,8 +183,8 @@ def lacking(config: Config) -> Iterator[str]:
 def _missing_benchmarks(config: Config) -> Iterator[str]:
     """Benchmarks of the cell, its validation set included, whose rows are not on this disk."""
     used = dict.fromkeys(config.benchmarks.names)
-    if config.method.name != "base" and config.train.selection.mode in SCORED_MODES:
-        used[config.train.selection.benchmark] = None
+    if config.method.name != "base" and config.train.selection.scored_on is not None:
+        used[config.train.selection.scored_on] = None
     for name in used:
         problem = BENCHMARKS[name].missing(config.benchmarks.paths)
         if problem:

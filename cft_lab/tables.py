@@ -82,6 +82,8 @@ def print_table(finished: Sequence[tuple[str, Result | str]], root: Path) -> Non
         _print(_accuracy_rows(arms, root), "Accuracy in % [95 % interval over items]")
         if any(score.samples > 1 for score in _scores(arms)):
             _print(_sample_rows(arms), "Several draws of an item, in %, mean over runs: avg@k / maj@k / pass@k")
+        if any(result.cell.get("train.selection.mode") == "paper" and result.examples for arm in arms for result in arm.results):
+            print("Checkpoints were selected on MATH-500, as in the paper: it is part of the MATH test set, so MATH is flattered.")
     for label, what in finished:
         if isinstance(what, str):
             print(f"FAILED {label}: {what}")

@@ -42,6 +42,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["model.hub_id=/nowhere"], ["exactly one of model.lab", "has model.lab (made here) and model.hub_id"]),
         (["model.end_of_turn=foo"], ["model.end_of_turn='foo' is not in the lab tokenizer"]),
         (["train.selection.benchmark=lab-basic"], ["lab-basic is a test set", "lab-validation"]),
+        (["train.selection.benchmark=math500", "benchmarks.names=[math]"], ["math500 is part of math", "math-train-clean"]),
         (["inference.samples=4"], ["inference.samples=4 draws the same text", "temperature=0"]),
         (["inference.stop=['']"], ["inference.stop=[''] has an empty string"]),
         (["+benchmarks.paths.lab-long=x.jsonl"], ["benchmarks.paths.lab-long is not a benchmark that is read from files", "gsm8k"]),
@@ -135,7 +136,7 @@ def test_the_paper_cell_is_composed_with_the_papers_values() -> None:
         "global_batch_size: 512",
         "max_length: 2048",
         "epochs: 1",
-        "benchmark: math500",
+        "mode: paper",
         "examples: 50000",
         "save_every_steps: 2",
     ):

@@ -84,3 +84,10 @@ def test_the_papers_grader_has_a_column_where_it_differs(tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     assert "AVG, paper's grader" in printed
     assert "87.5" in printed
+
+
+def test_a_selection_on_part_of_the_test_set_is_flagged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = result(tmp_path, "a0", 0.7)
+    for mode, flagged in (("paper", True), ("clean", False)):
+        print_table([("a", dataclasses.replace(run, cell={"train.selection.mode": mode}, examples=10))], tmp_path)
+        assert ("part of the MATH test set" in capsys.readouterr().out) is flagged

@@ -28,7 +28,6 @@ from cft_lab.config.models import (
 )
 from cft_lab.config.running import ClusterConfig, ResourcesConfig, TrackingConfig
 
-SCORED_MODES = ("clean", "paper")  # of train.selection.mode: candidates are scored
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -105,7 +104,6 @@ def key_part(part: Any, prefix: str) -> dict[str, Any]:
 __all__ = [
     "NOT_IN_KEYS",
     "PROJECT_ROOT",
-    "SCORED_MODES",
     "ApiConfig",
     "BenchmarksConfig",
     "ClusterConfig",

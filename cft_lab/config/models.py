@@ -117,8 +117,13 @@ class SelectionConfig:
         "(paper), ties to the earlier step; the last candidate (last); or no candidate but the end of training (none)",
         choices=("clean", "paper", "last", "none"),
     )
-    benchmark: str = setting("lab-validation", "validation set")
+    benchmark: str = setting("lab-validation", "validation set of mode clean")
     max_new_tokens: int = setting(160, "length limit while scoring candidates", low=1)
+
+    @property
+    def scored_on(self) -> str | None:
+        """The benchmark that candidates are scored on; None if they are not scored."""
+        return {"clean": self.benchmark, "paper": "math500"}.get(self.mode)
 
 
 @dataclass

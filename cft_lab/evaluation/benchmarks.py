@@ -127,6 +127,10 @@ HUB_BENCHMARKS: Mapping[str, HubBenchmark] = {
 }
 
 
+#: (part, whole): benchmarks whose items are among another's
+OVERLAPS = frozenset({("math500", "math")})
+
+
 def load_items(name: str, limit: int | None = None, paths: Paths = _NO_PATHS) -> list[Problem]:
     """The items of a benchmark, the first `limit` if given. Raises DataError if its rows cannot be had or used."""
     return list(load_benchmark(name, paths).problems[:limit])

@@ -7,7 +7,9 @@ Every function here but `track` returns a `Stage`. Its `config` holds exactly th
 from cft_lab.stages.common import GENERATIONS, GRADES
 from cft_lab.stages.data import answers, critiques, examples, mixed_examples, problems, responses
 from cft_lab.stages.evaluation import RESULT, SCORE, generations, result, scores, track
-from cft_lab.stages.models import base_model, candidates, selected
+from cft_lab.stages.models import base_model
+from cft_lab.stages.selection import selected
+from cft_lab.stages.training import candidates
 from cft_lab.stages.writers import forget_refused
 
 __all__ = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab import prompts
-from cft_lab.config import SCORED_MODES, Config, DataError, key_part
+from cft_lab.config import Config, DataError, key_part
 from cft_lab.data.critique_quality import quality, response_grades
 from cft_lab.data.methods import (
     METHODS,
@@ -65,9 +65,8 @@ def problems(config: Config) -> Stage:
 
 def evaluated_benchmarks(config: Config) -> list[str]:
     """What training questions are checked against: the cell's benchmarks, its validation set, and those named besides."""
-    selection = config.train.selection
-    chosen = {*config.benchmarks.names, *config.decontamination.benchmarks}
-    return sorted(chosen | ({selection.benchmark} if selection.mode in SCORED_MODES else set()))
+    chosen = {*config.benchmarks.names, *config.decontamination.benchmarks, config.train.selection.scored_on}
+    return sorted(name for name in chosen if name is not None)
 
 
 def responses(config: Config, pool: Stage, base: Stage) -> Stage:
