@@ -134,7 +134,7 @@ class TrainConfig(OptimizationConfig):
     nodes: int = setting(1, "nodes of one training", low=1)
     max_restarts: int = setting(3, "times that a training of several processes restarts by itself after one of them died", low=0)
     keep_candidates: Optional[int] = setting(
-        None, "candidates on the disk at once: the best so far are kept, scored as they appear; None keeps all", low=1
+        None, "candidates on the disk at once: the best so far are kept, scored as they appear; None keeps all", low=2
     )
     preflight: bool = setting(False, "print the plan of the training (tokens, steps, memory, time, disk) and stop")
     device_memory_gb: Optional[float] = setting(None, "memory of a GPU in GB, to plan for another machine", low=0.1)
