@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cft_lab import pipeline
 from cft_lab.config import SCORED_MODES, Config
-from cft_lab.store import Stage
+from cft_lab.store import DONE, Stage
 
 KINDS = ("data", "teacher", "train", "evaluation", "record")  # what a stage asks of a machine; see `kind_of`
 
@@ -95,6 +96,29 @@ def kind_of(name: str, config: Config) -> str:
     if name == "generations":
         return "teacher" if config.engine.kind == "openai" else "evaluation"
     return {"candidates": "train", "scores": "record", "result": "record"}.get(name, "data")
+
+
+def to_make(plan: Plan, root: Path) -> list[PlannedStage]:
+    """The stages that have to be made in the store at `root`, in order: what tables read (results and scores) and is not there, and
+    what that stands on as far as it is not there either. What a finished stage stood on is not needed again."""
+    by_key = {stage.key: stage for stage in plan.stages}
+    wanted: set[str] = set()
+
+    def want(stage: PlannedStage) -> None:
+        if stage.key not in wanted and not is_made(stage, root):
+            wanted.add(stage.key)
+            for key in stage.upstream:
+                want(by_key[key])
+
+    for stage in plan.stages:
+        if stage.name in ("scores", "result"):
+            want(stage)
+    return [stage for stage in plan.stages if stage.key in wanted]
+
+
+def is_made(stage: PlannedStage, root: Path) -> bool:
+    """Whether a stage is finished in the store at `root`."""
+    return (root / stage.name / stage.key / DONE).exists()
 
 
 def stages_of(plan: Plan) -> dict[str, Stage]:

@@ -135,11 +135,11 @@ def _typed(kind: Any, value: Any) -> Any:
         if value is None:
             return None
         (kind,) = (choice for choice in typing.get_args(kind) if choice is not types.NoneType)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _hints(kind)
         if set(value) != set(hints):
             raise TypeError(f"{kind} has other fields than were written: {sorted(set(value) ^ set(hints))}")
-        return typing.cast(Any, kind)(**{name: _typed(hints[name], item) for name, item in value.items()})
+        return kind(**{name: _typed(hints[name], item) for name, item in value.items()})
     if typing.get_origin(kind) is dict:
         key_type = typing.get_args(kind)[0]
         return {key_type(name): item for name, item in value.items()}
@@ -147,7 +147,7 @@ def _typed(kind: Any, value: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

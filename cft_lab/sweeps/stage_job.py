@@ -46,7 +46,7 @@ def make(folder: RunFolder, key: str) -> bool:
     try:
         config, cell, stage = _find(folder, key)
         store = Store(pipeline.output_root(config), say)
-        _tell_lost(folder, store, stage)
+        _tell_lost(store, stage)
         store.ensure(stage)
         if stage.key == cell.result.key:
             stages.track(config, store, cell.result, cell.trained)
@@ -73,13 +73,11 @@ def _find(folder: RunFolder, key: str) -> tuple[Config, pipeline.Cell, Stage]:
     )
 
 
-def _tell_lost(folder: RunFolder, store: Store, stage: Stage) -> None:
-    """Says which upstream stages are gone, though they were made before, and are made again here."""
-    if store.is_done(stage):
-        return
-    for above in stage.upstream.values():
-        for lost in store.unmade(above):
-            say(f"   gone {lost.name:<12} {lost.key}  is not in the store (any more) and is made here: {lost.label}")
+def _tell_lost(store: Store, stage: Stage) -> None:
+    """Says which upstream stages are not there, though this job was to start after them: they are made again here."""
+    for lost in store.unmade(stage):
+        if lost is not stage:
+            say(f"   gone {lost.name:<12} {lost.key}  is not in the store and is made here: {lost.label}")
 
 
 def note_failure(folder: RunFolder, key: str, error: Exception) -> None:
