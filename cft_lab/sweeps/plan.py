@@ -6,29 +6,25 @@ frozen into a run folder and read back; `stages_of` gives the live stages again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cft_lab import pipeline
-from cft_lab.config import SCORED_MODES, Config
+from cft_lab.config import SCORED_MODES, Config, DataError
 from cft_lab.store import DONE, Stage
+from cft_lab.sweeps.expand import AskedCell, Problems
 
 KINDS = ("data", "teacher", "train", "evaluation", "record")  # what a stage asks of a machine; see `kind_of`
 
 
-@dataclass(frozen=True)
-class PlannedCell:
-    """One cell of a table. Cells with the same `result` key are one distinct cell, and share `config` (an index)."""
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell(AskedCell):
+    """A cell in a plan. Cells with the same `result` key are one distinct cell, and share `config` (an index)."""
 
-    sweep: str  # name of the sweep file; empty for a plain grid
-    row: str
-    column: str
-    label: str  # how the cell is called in messages and in the printed table
-    overrides: tuple[str, ...]
     config: int
     result: str
-    published: Mapping[str, str] = field(default_factory=dict)  # the printed row that it answers to; see published/
 
 
 @dataclass(frozen=True)
@@ -52,28 +48,27 @@ class Plan:
     configs: tuple[Config, ...]
 
 
-def make_plan(cells: Sequence[tuple[PlannedCell, Config]]) -> Plan:
-    """Plans cells whose configs have been checked; `config` and `result` of the given records are filled in here.
-
-    Raises DataError if a data file that keys are made of is not there.
-    """
+def make_plan(cells: Sequence[tuple[AskedCell, Config]]) -> tuple[Plan, Problems]:
+    """Plans cells whose configs have been checked; also tells which could not be, because data files of theirs are not there."""
     distinct: dict[str, int] = {}
     stages: dict[str, PlannedStage] = {}
     configs: list[Config] = []
     planned = []
+    problems = Problems()
     for cell, config in cells:
-        result = pipeline.plan(config).result
+        try:
+            result = pipeline.plan(config).result
+        except DataError as error:
+            problems.add(cell, str(error))
+            continue
         if result.key not in distinct:
             distinct[result.key] = len(configs)
             configs.append(config)
             for stage in result.walk():
                 stages.setdefault(stage.key, _planned(stage, config, distinct[result.key]))
-        planned.append(
-            PlannedCell(
-                cell.sweep, cell.row, cell.column, cell.label, cell.overrides, distinct[result.key], result.key, cell.published
-            )
-        )
-    return Plan(tuple(planned), tuple(stages.values()), tuple(configs))
+        asked = {item.name: getattr(cell, item.name) for item in dataclasses.fields(AskedCell)}
+        planned.append(PlannedCell(**asked, config=distinct[result.key], result=result.key))
+    return Plan(tuple(planned), tuple(stages.values()), tuple(configs)), problems
 
 
 def _planned(stage: Stage, config: Config, cell: int) -> PlannedStage:
