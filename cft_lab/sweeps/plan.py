@@ -13,10 +13,11 @@ from pathlib import Path
 
 from cft_lab import pipeline
 from cft_lab.config import SCORED_MODES, Config, DataError
-from cft_lab.store import DONE, Stage
+from cft_lab.store import DONE, MANIFEST, Stage
 from cft_lab.sweeps.expand import AskedCell, Problems
 
 KINDS = ("data", "teacher", "train", "evaluation", "record")  # what a stage asks of a machine; see `kind_of`
+COMPUTING = ("train", "evaluation")  # the kinds that a paper-scale model needs a GPU for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +95,11 @@ def kind_of(name: str, config: Config) -> str:
 
 
 def to_make(plan: Plan, root: Path) -> list[PlannedStage]:
-    """The stages that have to be made in the store at `root`, in order: what tables read (results and scores) and is not there, and
-    what that stands on as far as it is not there either. What a finished stage stood on is not needed again."""
+    """The stages that have to be made in the store at `root`, in order.
+
+    These are scores and results that are not there, whatever left no trace at all (its folder was deleted, or never made), and what
+    those stand on as far as it is not there. A stage that left its manifest, pruned or imported, is made for what needs it only.
+    """
     by_key = {stage.key: stage for stage in plan.stages}
     wanted: set[str] = set()
 
@@ -106,14 +110,28 @@ def to_make(plan: Plan, root: Path) -> list[PlannedStage]:
                 want(by_key[key])
 
     for stage in plan.stages:
-        if stage.name in ("scores", "result"):
+        if stage.name in ("scores", "result") or not (root / stage.name / stage.key / MANIFEST).exists():
             want(stage)
     return [stage for stage in plan.stages if stage.key in wanted]
+
+
+def lost(plan: Plan, root: Path) -> list[PlannedStage]:
+    """The stages of `to_make` that something finished was built on: their folders were deleted."""
+    missing = to_make(plan, root)
+    built_on = {key for stage in plan.stages if is_made(stage, root) for key in stage.upstream}
+    return [stage for stage in missing if stage.key in built_on]
 
 
 def is_made(stage: PlannedStage, root: Path) -> bool:
     """Whether a stage is finished in the store at `root`."""
     return (root / stage.name / stage.key / DONE).exists()
+
+
+def result_stages(plan: Plan) -> list[PlannedStage]:
+    """The last stage of each distinct cell, in the order of `configs`."""
+    by_key = {stage.key: stage for stage in plan.stages}
+    keys = {cell.config: cell.result for cell in plan.cells}
+    return [by_key[keys[index]] for index in range(len(plan.configs))]
 
 
 def stages_of(plan: Plan) -> dict[str, Stage]:
