@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cft_lab import pipeline
-from cft_lab.config import SCORED_MODES, Config, DataError
+from cft_lab.config import Config, DataError
 from cft_lab.store import DONE, MANIFEST, Stage
 from cft_lab.sweeps.expand import AskedCell, Problems
 
@@ -88,7 +88,7 @@ def kind_of(name: str, config: Config) -> str:
     if name == "base_model":
         return "train" if config.model.lab else "data"
     if name == "selected":
-        return "evaluation" if config.train.selection.mode in SCORED_MODES else "record"
+        return "evaluation" if config.train.selection.scored_on else "record"
     if name == "generations":
         return "teacher" if config.engine.kind == "openai" else "evaluation"
     return {"candidates": "train", "scores": "record", "result": "record"}.get(name, "data")
