@@ -78,6 +78,11 @@ def default_device() -> torch.device:
     return found if found is not None else torch.device("cpu")
 
 
+def one_rank() -> Ranks:
+    """This process alone."""
+    return Ranks(0, 1, 0, default_device())
+
+
 @contextlib.contextmanager
 def open_ranks() -> Iterator[Ranks]:
     """The processes that torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR) tells of; one where it is absent."""
@@ -88,7 +93,7 @@ def open_ranks() -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world == 1:
-        yield Ranks(0, 1, 0, device)
+        yield one_rank()
         return
     if device.type == "cuda":
         torch.distributed.init_process_group("nccl", timeout=GROUP_TIMEOUT, device_id=device)

@@ -55,10 +55,9 @@ def save_resume(
             sizes = {file.name: file.stat().st_size for file in sorted(made.iterdir())}
             _write_synced(made / INDEX, {"step": step, "world": ranks.world, "losses": list(losses), "sizes": sizes})
     except (CheckpointException, OSError, RuntimeError) as error:
-        needed = _num_bytes(tensors)
         if ranks.first:
             shutil.rmtree(made, ignore_errors=True)
-        raise TrainingError(_cannot_save(folder, step, needed, error)) from error
+        raise TrainingError(_cannot_save(folder, step, tensors, error)) from error
     if ranks.first:
         _sync(made)
         shutil.rmtree(final, ignore_errors=True)
@@ -203,25 +202,33 @@ def _one_process_is_meant() -> Iterator[None]:
         yield
 
 
+def _cannot_save(folder: Path, step: int, tensors: dict[str, Any], error: BaseException) -> str:
+    states = _states(folder)
+    if states:
+        stays = f"the state of step {_step(states[-1])} stays"
+        needed = sum(file.stat().st_size for file in states[-1].iterdir())
+    else:
+        stays, needed = "there is no earlier one", _num_bytes(tensors)
+    free = shutil.disk_usage(folder).free
+    causes = [error, *(failure for failure, _ in getattr(error, "failures", {}).values())]
+    full = free < needed or any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes)
+    why = "the disk is full" if full else f"{type(causes[-1]).__name__}: {causes[-1]}"
+    return (
+        f"the resume state of step {step} could not be written to {folder / STATES}: {why}. It needs {_size(needed)}, and "
+        f"{_size(free)} are free; {stays}. Free some space and run the same command again"
+    )
+
+
 def _num_bytes(tensors: dict[str, Any]) -> int:
-    """Bytes of a state, over all processes."""
+    """Bytes of all tensors of a state, over all processes."""
     import torch
     from torch.utils._pytree import tree_leaves
 
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(tensors) if isinstance(leaf, torch.Tensor))
 
 
-def _cannot_save(folder: Path, step: int, needed: int, error: BaseException) -> str:
-    states = _states(folder)
-    stays = f"the state of step {_step(states[-1])} stays" if states else "there is no earlier one"
-    free = shutil.disk_usage(folder).free
-    causes = [error, *(failure for failure, _ in getattr(error, "failures", {}).values())]
-    full = free < needed or any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes)
-    why = "the disk is full" if full else "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes[-1:])
-    return (
-        f"the resume state of step {step} could not be written to {folder / STATES}: {why}. It needs {needed / 1e9:.3f} GB, and "
-        f"{free / 1e9:.3f} GB are free; {stays}. Free some space and run the same command again"
-    )
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.2f} MB"
 
 
 def _random_state() -> dict[str, Any]:
