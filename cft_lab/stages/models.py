@@ -54,7 +54,8 @@ def _pretrain(config: Config, work: Work) -> Mapping[str, Any]:
     from cft_lab.lab.tokenizer import train_tokenizer
     from cft_lab.runtime import machine, save_model
     from cft_lab.training.encode import Encoded
-    from cft_lab.training.loop import discard_resume, train
+    from cft_lab.training.loop import train
+    from cft_lab.training.resume import discard_resume
 
     lab = config.model.lab
     assert lab is not None
@@ -113,7 +114,8 @@ def _fine_tune(config: Config, work: Work, log: Callable[[Mapping[str, Any]], No
 
     from cft_lab.runtime import free, load_model, machine, quiet_transformers, render_prompt, save_model
     from cft_lab.training.encode import encode_examples
-    from cft_lab.training.loop import discard_resume, train
+    from cft_lab.training.loop import train
+    from cft_lab.training.resume import discard_resume
 
     quiet_transformers()
     folder = work.inputs["base"] / MODEL

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cft_lab.config import DataError
 from cft_lab.runtime import save_model
-from cft_lab.training.ranks import Ranks
+from cft_lab.training.ranks import Ranks, whole
 
 if TYPE_CHECKING:
     import torch
@@ -65,14 +65,11 @@ def save_candidate(
 
 def _gather(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Every parameter by name (tied ones once) on the CPU of the first process; nothing on the others."""
-    from torch.distributed.tensor import DTensor
-
     weights = {}
     for name, parameter in model.named_parameters():
-        part = parameter.detach().to(dtype)
-        whole = part.full_tensor() if isinstance(part, DTensor) else part
+        weight = whole(parameter.detach().to(dtype))
         if ranks.first:
-            weights[name] = whole.cpu()
+            weights[name] = weight.cpu()
     return weights
 
 

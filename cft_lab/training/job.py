@@ -23,7 +23,7 @@ from cft_lab.store import read_json, read_records, write_json
 from cft_lab.tracking import MetricsFile
 from cft_lab.training.candidates import candidate_folder, check_model_folder, save_candidate
 from cft_lab.training.errors import Requeue, TrainingError
-from cft_lab.training.ranks import Ranks, load_sharded, open_ranks
+from cft_lab.training.ranks import Ranks, empty_model, open_ranks
 from cft_lab.training.resume import resume_step
 from cft_lab.training.signals import StopRequest, stop_requests
 
@@ -93,7 +93,7 @@ def run_rank(
     examples = read_records(job.examples, Example)
     encoded = encode_examples(examples, tokenizer, job.style, job.end_of_turn, job.train.max_length)
     steps = total_steps(len(encoded.sequences), job.train)
-    model, written_dtype = _load(job, ranks)
+    model, dtype = _load(job, ranks), _written_dtype(job, ranks)
     with _metrics(job.folder, ranks) as append:
 
         def note(row: Mapping[str, Any]) -> None:
@@ -102,7 +102,7 @@ def run_rank(
                 report(row)
 
         def save(step: int) -> None:
-            save_candidate(model, tokenizer, job.end_of_turn, candidate_folder(job.folder, step), ranks, written_dtype)
+            save_candidate(model, tokenizer, job.end_of_turn, candidate_folder(job.folder, step), ranks, dtype)
             note({"step": step, "candidate": 1})
 
         if ranks.first:
@@ -114,6 +114,7 @@ def run_rank(
             seed=job.seed,
             folder=job.folder,
             ranks=ranks,
+            weights=job.base if ranks.world > 1 else None,
             stop=stop,
             until_step=job.until_step,
             save=save,
@@ -125,17 +126,21 @@ def run_rank(
     return counts | {"supervised_tokens": encoded.num_targets * job.train.epochs, "processes": ranks.world, **machine()}
 
 
-def _load(job: TrainingJob, ranks: Ranks) -> tuple[PreTrainedModel, torch.dtype]:
-    """The model to train, and the dtype that candidates are written in: bf16 if that is what they were computed in."""
+def _load(job: TrainingJob, ranks: Ranks) -> PreTrainedModel:
+    """The model to train: whole, or without memory for its weights where several processes are to share them."""
     import torch
 
-    precision = resolve_precision(job.train.precision, ranks.device.type)
-    bf16 = "bf16" in (precision, job.train.weights)
     if ranks.world > 1:
-        model = load_sharded(job.base, ranks, job.train, precision)
-    else:
-        model = load_model(job.base, "bfloat16" if job.train.weights == "bf16" else "float32")
-    return model, torch.bfloat16 if bf16 else torch.float32
+        return empty_model(job.base, torch.bfloat16 if job.train.weights == "bf16" else torch.float32)
+    return load_model(job.base, "bfloat16" if job.train.weights == "bf16" else "float32")
+
+
+def _written_dtype(job: TrainingJob, ranks: Ranks) -> torch.dtype:
+    """What candidates are written in: bfloat16 if that is what they were computed in."""
+    import torch
+
+    used = (resolve_precision(job.train.precision, ranks.device.type), job.train.weights)
+    return torch.bfloat16 if "bf16" in used else torch.float32
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def run_job(
     """Runs a job to its end (or to `job.until_step`) and gives its counts; afterwards no process is left and every GPU is free.
 
     `report` gets each new row of metrics.jsonl, `say` messages. `nodes` are those of the scheduler's job unless told otherwise.
-    Raises TrainingError or DataError if the training cannot go on, naming the process that died, and Requeue if it was asked to end.
+    Raises TrainingError or DataError if the training cannot go on, naming the process that died; Requeue if it was asked to end.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DataError("run.py was started by a launcher: start it alone, and set train.processes and train.nodes")

@@ -105,53 +105,63 @@ def open_ranks() -> Iterator[Ranks]:
         torch.distributed.destroy_process_group()
 
 
-def shard(model: PreTrainedModel, ranks: Ranks, config: OptimizationConfig, precision: str) -> PreTrainedModel:
+def shard(root: torch.nn.Module, model: PreTrainedModel, ranks: Ranks, config: OptimizationConfig, precision: str) -> None:
     """Spreads a model over the processes, in place: each decoder block, then what is left (embeddings, norm, output projection).
 
-    `precision` (fp32 or bf16) is what the passes compute in; what the optimizer sees keeps the dtype of the weights, and gradients
-    are added up in float32. Nothing happens in a world of 1.
+    `root` holds the model and is what is called in training: only during its passes are the weights of the rest whole. `precision`
+    (fp32 or bf16) is what the passes compute in; the optimizer sees weights in their own dtype, and gradients are added up in
+    float32. Nothing happens in a world of 1.
     """
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     if ranks.world == 1:
-        return model
+        return
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" and config.weights == "fp32" else None,
         reduce_dtype=torch.float32,
     )
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
     blocks: Any = model.base_model.layers
-    for block in [*blocks, model]:
-        sharded = fully_shard(block, mesh=mesh, mp_policy=policy)
+    for module in [*blocks, root]:
+        sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
         assert isinstance(sharded, FSDPModule)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
+
+
+def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The causal model of a folder, without memory for its weights: they are on the meta device until `fill`."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):  # buffers, such as rotary frequencies, are computed, not loaded
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
     return model
 
 
-def load_sharded(folder: Path, ranks: Ranks, config: OptimizationConfig, precision: str) -> PreTrainedModel:
-    """A causal model from a folder of safetensors, spread over the processes, each of which reads its own share and nothing else.
+def fill(model: PreTrainedModel, folder: Path, ranks: Ranks) -> None:
+    """Loads the weights of a folder of safetensors into a sharded `empty_model`: each process reads its own share.
 
-    The model is built without memory for its weights; a 32B model never stands in any machine's memory as a whole.
+    A 32B model never stands in the memory of any machine as a whole.
     """
     import torch
-    from accelerate import init_empty_weights
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    dtype = torch.bfloat16 if config.weights == "bf16" else torch.float32
-    with init_empty_weights(include_buffers=False):  # buffers, such as rotary frequencies, are computed, not loaded
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    shard(model, ranks, config, precision)
     model.to_empty(device=ranks.device)
     model.tie_weights()
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}  # tied weights once
-    load(weights, storage_reader=HuggingFaceStorageReader(str(folder)))
-    return model
+    load(weights, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=ranks.world == 1)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that may be spread over the processes, put together; every process calls it."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

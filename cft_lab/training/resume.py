@@ -39,10 +39,11 @@ def save_resume(
     Every process calls it. Raises TrainingError if it cannot be written, a full disk above all; earlier states stay as they are.
     """
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
     final = _state(folder, step)
     made = final.with_suffix(".tmp")
-    tensors = _tensors(model, optimizer)
+    tensors = {"model": _weights(model), "optimizer": get_optimizer_state_dict(model, optimizer)["state"]}
     try:
         if ranks.first:
             shutil.rmtree(made, ignore_errors=True)
@@ -81,7 +82,7 @@ def load_resume(
     was. Raises TrainingError if states are there and none is whole.
     """
     from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.state_dict import set_state_dict
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
     step = ranks.from_first(_newest(folder, say) if ranks.first else 0)
@@ -92,10 +93,11 @@ def load_resume(
         return 0, []
     state = _state(folder, step)
     index = read_json(state / INDEX)
-    tensors = _tensors(model, optimizer)
+    moments = get_optimizer_state_dict(model, optimizer)  # makes those of a fresh optimizer, so that there is room to load
     with _one_process_is_meant():
+        tensors = {"model": _weights(model), "optimizer": moments["state"]}
         load(tensors, storage_reader=FileSystemReader(state), no_dist=ranks.world == 1)
-    set_state_dict(model, optimizer, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizer"])
+    set_optimizer_state_dict(model, optimizer, moments)
     if index["world"] == ranks.world:
         _set_random_state(read_json(_rng_file(state, ranks.rank)))
     else:
@@ -179,12 +181,9 @@ def _rng_file(state: Path, rank: int) -> Path:
     return state / f"rng-{rank}.json"
 
 
-def _tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Weights and moments by parameter name; the moments of a fresh optimizer are made, so that there is room to load them."""
-    from torch.distributed.checkpoint.state_dict import get_state_dict
-
-    weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": moments}
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter by name, tied ones once."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def _write_tensors(made: Path, tensors: dict[str, Any], ranks: Ranks) -> None:

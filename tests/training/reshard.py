@@ -4,14 +4,17 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny_training import CONFIG, tiny_model
+from tiny import tiny_model
+from tiny_training import CONFIG
 
+from cft_lab.training.loss import SummedLoss
 from cft_lab.training.ranks import open_ranks, shard
 from cft_lab.training.resume import load_resume, save_resume
 
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
 with open_ranks() as ranks:
-    model = shard(tiny_model(), ranks, CONFIG, "fp32")
+    model = tiny_model()
+    shard(SummedLoss(model, 64), model, ranks, CONFIG, "fp32")
     optimizer = torch.optim.AdamW(model.parameters())
     said: list[str] = []
     step, _ = load_resume(source, model, optimizer, ranks, 7, said.append)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_training import finished, tiny_model, torchrun, trained_optimizer
+from tiny import tiny_model
+from tiny_training import finished, torchrun, trained_optimizer
 
 from cft_lab.training.errors import TrainingError
 from cft_lab.training.ranks import one_rank

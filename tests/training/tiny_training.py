@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,34 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.config import PROJECT_ROOT, OptimizationConfig
-from cft_lab.training.encode import Encoded
 
 HERE = Path(__file__).parent
 CONFIG = OptimizationConfig(
     lr=1e-3, global_batch_size=8, micro_batch_tokens=96, save_every_steps=1000, resume_every_steps=1, cpu_threads=1, epochs=3
 )
 SEED = 3
-
-
-def tiny_model(tied: bool = True) -> Any:
-    """A Qwen2 of 20,000 parameters, always the same."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-    ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=300, tie_word_embeddings=tied, **shape, **ids))
-
-
-def sequences(count: int = 80) -> list[Encoded]:
-    """Sequences of 5 to 40 tokens, always the same."""
-    rng = random.Random(0)
-    rows = []
-    for _ in range(count):
-        length = rng.randint(5, 40)
-        rows.append(Encoded(tuple(rng.randrange(5, 300) for _ in range(length)), rng.randint(0, length - 2)))
-    return rows
 
 
 def trained_optimizer(model: Any, steps: int = 2) -> Any:
