@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,17 +120,26 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_of_turn: str, folder: Path) -> None:
-    """Writes a folder in the hub's format whose generation_config stops at the end of a turn as well as at the EOS.
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    end_of_turn: str,
+    folder: Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes a folder in the hub's format whose generation_config stops at the end of a turn as well as at the base model's EOS.
 
-    Base models end documents with another token than turns; an engine that trusted a saved EOS alone would run on.
+    Base models end documents with another token than turns; an engine that trusted a saved EOS alone would run on. `weights` are
+    written instead of the model's own.
     """
     from transformers import GenerationConfig
 
     quiet_transformers()
-    stop = sorted({tokenizer.convert_tokens_to_ids(end_of_turn), tokenizer.eos_token_id})
-    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=tokenizer.pad_token_id)
-    model.save_pretrained(folder)
+    stop = {tokenizer.convert_tokens_to_ids(end_of_turn), tokenizer.eos_token_id}
+    for known in (model.config.eos_token_id, model.generation_config.eos_token_id if model.generation_config else None):
+        stop |= set(known) if isinstance(known, list) else {known}
+    model.generation_config = GenerationConfig(eos_token_id=sorted(stop - {None}), pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder, state_dict=dict(weights) if weights is not None else None, max_shard_size="5GB")
     tokenizer.save_pretrained(folder)
 
 

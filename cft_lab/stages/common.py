@@ -133,7 +133,7 @@ def _joined(messages: Sequence[Message]) -> str:
 
 def open_metrics(work: Work) -> MetricsFile:
     """The stage's metrics file, cut back to where its training resumes."""
-    from cft_lab.training.loop import resume_step
+    from cft_lab.training.resume import resume_step
 
     return MetricsFile(work.folder, resume_step(work.folder))
 

@@ -41,7 +41,8 @@ def _pretrain(config: Config, work: Work) -> Mapping[str, Any]:
     from cft_lab.lab.tokenizer import train_tokenizer
     from cft_lab.runtime import machine, save_model
     from cft_lab.training.encode import Encoded
-    from cft_lab.training.loop import discard_resume, train
+    from cft_lab.training.loop import train
+    from cft_lab.training.resume import discard_resume
 
     lab = config.model.lab
     assert lab is not None
@@ -55,7 +56,6 @@ def _pretrain(config: Config, work: Work) -> Mapping[str, Any]:
             lab.pretrain.optimization,
             seed=lab.pretrain.seed,
             folder=work.folder,
-            pad_id=tokenizer.pad_token_id,
             save=lambda step: None,
             report=lambda row: metrics.append(asdict(row)),
             progress=config.progress,

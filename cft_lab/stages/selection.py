@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from cft_lab.prompts import FORMATS
 from cft_lab.records import Outcome, Sampling
 from cft_lab.stages.common import CURVE, MODEL, cell_label, grade_all, link_folder, open_engines, prompt_texts
 from cft_lab.store import Stage, Work, read_json, write_json
+from cft_lab.training.candidates import candidate_folder, candidate_step, list_candidates
 
 Curve = list[dict[str, int]]  # rows of {"step", "correct", "n"}
 
@@ -39,15 +39,15 @@ def selected(config: Config, trained: Stage) -> Stage:
 
     def make(work: Work) -> Mapping[str, Any]:
         upstream = work.inputs["candidates"]
-        folders = candidate_folders(upstream)
+        folders = list_candidates(upstream)
         if scored_on is None:
             curve, chosen = [], folders[-1]
         else:
             curve = read_curve(upstream) or score(config, work, folders)
-            chosen = candidate(upstream, best(curve)[0]["step"])
+            chosen = candidate_folder(upstream, best(curve)[0]["step"])
         link_folder(chosen, work.folder / MODEL)
         write_json(work.folder / CURVE, curve)
-        told: dict[str, Any] = {"step": step_of(chosen), "candidates": len(curve or folders)}
+        told: dict[str, Any] = {"step": candidate_step(chosen), "candidates": len(curve or folders)}
         if curve:
             told |= {"validation_correct": max(row["correct"] for row in curve), "validation_n": curve[0]["n"]}
         return told | ({"selected_on": "MATH-500, part of the MATH test set"} if config.train.selection.mode == "paper" else {})
@@ -82,7 +82,7 @@ def score(config: Config, work: Work, folders: Sequence[Path]) -> Curve:
                     "kept, run the same command again to retry only these"
                 )
             correct = sum(row.outcome is Outcome.CORRECT for row in grades)
-            curve.append({"step": step_of(folder), "correct": correct, "n": len(items)})
+            curve.append({"step": candidate_step(folder), "correct": correct, "n": len(items)})
     return curve
 
 
@@ -91,35 +91,17 @@ def best(curve: Curve) -> Curve:
     return sorted(curve, key=lambda row: (-row["correct"], row["step"]))
 
 
-def score_and_prune(config: Config, work: Work, keep: int) -> None:
-    """Scores the candidates of an unfinished training that have no score yet, notes them, and removes all but the best `keep`."""
+def score_new(config: Config, work: Work, folders: Sequence[Path]) -> Curve:
+    """Scores and notes those candidates of an unfinished training that have no score yet; gives the whole curve, best first."""
     curve = read_curve(work.folder)
     known = {row["step"] for row in curve}
-    fresh = [folder for folder in candidate_folders(work.folder) if step_of(folder) not in known]
+    fresh = [folder for folder in folders if candidate_step(folder) not in known]
     if fresh:
         curve = sorted([*curve, *score(config, work, fresh)], key=lambda row: row["step"])
         write_json(work.folder / CURVE, curve)
-    kept = {row["step"] for row in best(curve)[:keep]}
-    for folder in candidate_folders(work.folder):
-        if step_of(folder) not in kept:
-            shutil.rmtree(folder)
+    return best(curve)
 
 
 def read_curve(folder: Path) -> Curve:
     """The validation scores noted in a stage's folder; an empty list if there are none."""
     return read_json(folder / CURVE) if (folder / CURVE).exists() else []
-
-
-def candidate(folder: Path, step: int) -> Path:
-    """Where the candidate of an optimizer step lies."""
-    return folder / f"step-{step:06d}"
-
-
-def step_of(folder: Path) -> int:
-    """The optimizer step after which a candidate was saved."""
-    return int(folder.name.removeprefix("step-"))
-
-
-def candidate_folders(folder: Path) -> list[Path]:
-    """The candidates in a stage's folder, earliest first."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())

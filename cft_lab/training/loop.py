@@ -2,17 +2,17 @@
 
 Order of an optimizer step: draw the global batch by the seed, cut it into micro-batches, sum the loss of their target
 tokens divided by the target tokens of the WHOLE step (so 8x1 equals 2x4), clip, step. The learning rate and the order of
-the data are functions of the step, so a resume state is the weights, AdamW's moments and the step. Killed at any moment and
-started again, a run on CPU with the same threads ends with the same bits.
+the data are functions of the step, so a resume state (resume.py) is the weights, AdamW's moments and the step. Killed at any
+moment and started again, a run on CPU with the same threads ends with the same bits. Several processes (ranks.py) share the
+micro-batches of a step, and each computes the same number of them.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,21 +20,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cft_lab.config import OptimizationConfig
-from cft_lab.runtime import autocast, make_accelerator, resolve_precision, set_threads
+from cft_lab.runtime import autocast, resolve_precision, set_threads
 from cft_lab.training.attention import padding_free
 from cft_lab.training.batches import Packed, batch_at, pack, split_step, without_targets
 from cft_lab.training.encode import Encoded
+from cft_lab.training.errors import Requeue, TrainingError
 from cft_lab.training.loss import SummedLoss
 from cft_lab.training.meters import StepMetrics
+from cft_lab.training.ranks import Ranks, fill, one_rank, shard, whole
+from cft_lab.training.resume import load_resume, save_resume
+from cft_lab.training.signals import StopRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-RESUME_FILE = "resume.safetensors"
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: the loss or the gradient is not a number, or there is nothing to train on."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Training:
     config: OptimizationConfig
     seed: int
     folder: Path
-    device: torch.device
+    ranks: Ranks
     precision: str
 
     @property
@@ -81,34 +79,63 @@ def train(
     folder: Path,
     save: Callable[[int], None],
     report: Callable[[StepMetrics], None],
+    ranks: Ranks | None = None,
+    weights: Path | None = None,
+    stop: StopRequest | None = None,
+    until_step: int | None = None,
+    say: Callable[[str], None] = print,
     progress: bool = True,
     pad_id: int | None = None,
 ) -> int:
-    """Trains `model` in place and returns the number of optimizer steps.
+    """Trains `model` in place up to its last step, or to `until_step`, and returns the number of optimizer steps done.
 
     `save(step)` is called after every `save_every_steps` steps and after the last, `report` after each step. The resume
     state lives in `folder` and is picked up from there; the caller discards it once it has saved what it wants
-    (`discard_resume`). Nothing is padded, so `pad_id` is not read. Raises TrainingError if a loss or gradient is not finite.
+    (`discard_resume`). Each of several `ranks` calls this with the same arguments; a model without memory for its weights is filled
+    from the folder `weights`. Raises TrainingError if a loss or gradient is not finite, and Requeue, with everything saved, as soon
+    as `stop` asks for it. Nothing is padded, so `pad_id` is not read.
     """
-    run = _start(model, sequences, config, seed, folder)
-    done = _load_resume(model, run.optimizer, folder / RESUME_FILE)
+    run = _start(model, sequences, config, seed, folder, ranks or one_rank(), weights)
+    done, _ = load_resume(folder, model, run.optimizer, run.ranks, seed, say)
+    saved, last = done, min(run.steps, until_step or run.steps)
     with padding_free(model), _bar(run.steps, done, progress) as bar:
-        for step in range(done, run.steps):
-            metrics = _optimizer_step(run, step)
+        while not (asked := _is_asked_to_end(run, stop)) and done < last:
+            metrics = _optimizer_step(run, done)
+            done += 1
             report(metrics)
             bar.set_postfix(loss=f"{metrics.loss:.3f}", lr=f"{metrics.lr:.1e}", tok_s=f"{metrics.tokens_per_s:,.0f}", refresh=False)
             bar.update()
-            _save_what_is_due(run, step + 1, save)
+            if done % config.save_every_steps == 0 or done == run.steps:
+                save(done)
+            if done % config.resume_every_steps == 0 or done == last:
+                save_resume(folder, model, run.optimizer, run.ranks, done)
+                saved = done
+    if asked:
+        if done > saved:
+            save_resume(folder, model, run.optimizer, run.ranks, done)
+        raise Requeue(f"Stopped as asked: the training is saved at step {done} of {run.steps}.")
     model.eval()
-    return run.steps
+    return done
 
 
-def _start(model: PreTrainedModel, sequences: Sequence[Encoded], config: OptimizationConfig, seed: int, folder: Path) -> Training:
+def _start(
+    model: PreTrainedModel,
+    sequences: Sequence[Encoded],
+    config: OptimizationConfig,
+    seed: int,
+    folder: Path,
+    ranks: Ranks,
+    weights: Path | None,
+) -> Training:
     if not sequences:
         raise TrainingError("there are no training sequences: every example was dropped (see the counts of the examples stage)")
     set_threads(config.cpu_threads)
-    device = make_accelerator().device
-    model.to(device).train()
+    precision = resolve_precision(config.precision, ranks.device.type)
+    summed_loss = SummedLoss(model, config.loss_chunk_tokens)
+    shard(summed_loss, model, ranks, config, precision)
+    if weights is not None:
+        fill(model, weights, ranks)
+    summed_loss.to(ranks.device).train()
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=config.lr,
@@ -116,9 +143,11 @@ def _start(model: PreTrainedModel, sequences: Sequence[Encoded], config: Optimiz
         weight_decay=config.weight_decay,
         fused=True,
     )
-    precision = resolve_precision(config.precision, device.type)
-    summed_loss = SummedLoss(model, config.loss_chunk_tokens)
-    return Training(model, summed_loss, optimizer, sequences, config, seed, folder, device, precision)
+    return Training(model, summed_loss, optimizer, sequences, config, seed, folder, ranks, precision)
+
+
+def _is_asked_to_end(run: Training, stop: StopRequest | None) -> bool:
+    return run.ranks.any(stop is not None and stop.asked)
 
 
 def _optimizer_step(run: Training, step: int) -> StepMetrics:
@@ -135,24 +164,25 @@ def _optimizer_step(run: Training, step: int) -> StepMetrics:
 
 def _micro_batches(run: Training, batch: Sequence[Encoded]) -> list[Packed]:
     """This process's share of an optimizer step; a share without sequences computes one without loss."""
-    (mine,) = split_step([len(sequence.ids) for sequence in batch], 1, run.config.micro_batch_tokens)
-    return [pack([batch[i] for i in places] or [without_targets(batch[0])]) for places in mine]
+    shares = split_step([len(sequence.ids) for sequence in batch], run.ranks.world, run.config.micro_batch_tokens)
+    return [pack([batch[i] for i in places] or [without_targets(batch[0])]) for places in shares[run.ranks.rank]]
 
 
 def _accumulate_gradient(run: Training, micro_batches: Sequence[Packed], targets: int) -> float:
-    """Adds the gradient of the loss over all `targets` of the step, and returns that loss."""
-    loss = torch.zeros((), device=run.device)
+    """Adds the gradient of the loss over all `targets` of the step, and returns that loss; both are of all processes."""
+    device = run.ranks.device
+    loss = torch.zeros((), device=device)
     for packed in micro_batches:
-        with autocast(run.precision, run.device.type):
-            micro_loss = run.summed_loss(packed.to(run.device)) / targets
+        with autocast(run.precision, device.type) if run.ranks.world == 1 else nullcontext():  # a sharded model casts by itself
+            micro_loss = run.summed_loss(packed.to(device)) / targets
         micro_loss.backward()
         loss += micro_loss.detach()
-    return float(loss)
+    return run.ranks.sum([float(loss)])[0]
 
 
 def _clip_gradient(run: Training) -> float:
     """The norm of the whole gradient before it is clipped."""
-    return float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.grad_clip))
+    return float(whole(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.grad_clip)))
 
 
 def _update_weights(run: Training, step: int) -> float:
@@ -163,14 +193,6 @@ def _update_weights(run: Training, step: int) -> float:
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return lr
-
-
-def _save_what_is_due(run: Training, done: int, save: Callable[[int], None]) -> None:
-    """A candidate and a resume state, each at its own pace and after the last step."""
-    if done % run.config.save_every_steps == 0 or done == run.steps:
-        save(done)
-    if done % run.config.resume_every_steps == 0 or done == run.steps:
-        _save_resume(run.model, run.optimizer, done, run.folder / RESUME_FILE)
 
 
 def _require_finite(step: int, loss: float, norm: float) -> None:
@@ -185,56 +207,3 @@ def _bar(steps: int, done: int, progress: bool) -> Any:
 
     slow = 0.2 if sys.stderr.isatty() else 20.0
     return tqdm(total=steps, initial=done, desc="train", unit="step", disable=not progress, mininterval=slow, leave=False)
-
-
-def _save_resume(model: PreTrainedModel, optimizer: torch.optim.Optimizer, step: int, path: Path) -> None:
-    """Weights and both moments as one safetensors file, replaced in one move."""
-    from safetensors.torch import save_file
-
-    names = [name for name, _ in model.named_parameters()]
-    tensors = {f"weight.{name}": parameter.detach() for name, parameter in model.named_parameters()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for moment in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{moment}.{names[index]}"] = state[moment]
-    temporary = path.with_suffix(".tmp")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        temporary,
-        metadata={"state": json.dumps({"step": step})},
-    )
-    os.replace(temporary, path)
-
-
-def resume_step(folder: Path) -> int:
-    """The optimizer step that a run in `folder` would resume after; 0 if it would start from the beginning."""
-    from safetensors import safe_open
-
-    if not (folder / RESUME_FILE).exists():
-        return 0
-    with safe_open(folder / RESUME_FILE, framework="pt") as file:
-        return int(json.loads(file.metadata()["state"])["step"])
-
-
-def discard_resume(folder: Path) -> None:
-    """Removes the resume state of a finished training."""
-    (folder / RESUME_FILE).unlink(missing_ok=True)
-
-
-def _load_resume(model: PreTrainedModel, optimizer: torch.optim.Optimizer, path: Path) -> int:
-    """Restores what `_save_resume` wrote and returns its step; 0 if there is none."""
-    from safetensors import safe_open
-
-    step = resume_step(path.parent)
-    if step == 0:
-        return 0
-    state = optimizer.state_dict()
-    with safe_open(path, framework="pt") as file, torch.no_grad():
-        for index, (name, parameter) in enumerate(model.named_parameters()):
-            parameter.copy_(file.get_tensor(f"weight.{name}"))
-            state["state"][index] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": file.get_tensor(f"exp_avg.{name}"),
-                "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}"),
-            }
-    optimizer.load_state_dict(state)
-    return step

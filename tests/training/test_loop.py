@@ -16,8 +16,10 @@ from tiny import sequences, tiny_model
 from cft_lab.config import OptimizationConfig
 from cft_lab.training.batches import split_step
 from cft_lab.training.encode import Encoded
-from cft_lab.training.loop import TrainingError, learning_rate, resume_step, train
+from cft_lab.training.errors import TrainingError
+from cft_lab.training.loop import learning_rate, train
 from cft_lab.training.meters import StepMetrics
+from cft_lab.training.resume import resume_step
 
 CONFIG = OptimizationConfig(
     lr=1e-3, global_batch_size=8, micro_batch_tokens=1024, save_every_steps=3, resume_every_steps=1, cpu_threads=1

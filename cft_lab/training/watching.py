@@ -1,0 +1,113 @@
+"""What the parent of a training's processes sees of them: rows of metrics, a progress bar, what they died of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+_LOG_LINES = 15  # of a process that died
+_DEATH = re.compile(r"rank\s*: (?P<rank>\d+) \(local_rank: (?P<local>\d+)\)\s+exitcode\s*: (?P<code>-?\d+)")
+
+
+class MetricsTail:
+    """New rows of a metrics file that another process writes, and cuts back and writes again whenever it starts.
+
+    A training that resumes writes the rows of the same steps again in the same order: the n-th row stays the n-th, so each place is
+    read once. Rows up to `resume_step` are there from earlier and are passed over.
+    """
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        self._path = path
+        self._seen = 0
+        if path.exists():
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            self._seen = sum(row["step"] <= resume_step for row in rows)
+        self._file: IO[str] | None = None
+        self._place = 0  # lines read of the file that is open
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Rows that were finished since the last call."""
+        try:
+            current = os.stat(self._path)
+        except FileNotFoundError:
+            return
+        if self._file is None or os.fstat(self._file.fileno()).st_ino != current.st_ino:
+            if self._file is not None:
+                self._file.close()
+            self._file, self._place = self._path.open(encoding="utf-8"), 0
+        start = self._file.tell()
+        while (line := self._file.readline()).endswith("\n"):
+            start = self._file.tell()
+            self._place += 1
+            if self._place > self._seen:
+                self._seen = self._place
+                yield json.loads(line)
+        self._file.seek(start)  # before a row that is not finished
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class Bar:
+    """The steps of a training that runs in other processes, on stderr; nothing unless `shown`."""
+
+    def __init__(self, shown: bool) -> None:
+        self._shown = shown
+        self._bar: Any = None
+
+    def begin(self, outcome: Mapping[str, Any]) -> None:
+        """Takes the number of steps from what the first process left, once it is there."""
+        from tqdm import tqdm
+
+        if self._shown and self._bar is None and outcome["kind"] == "running":
+            slow = 0.2 if sys.stderr.isatty() else 20.0
+            options = {"desc": "train", "unit": "step", "mininterval": slow, "leave": False}
+            self._bar = tqdm(total=outcome["steps"], initial=outcome["done"], **options)
+
+    def show(self, row: Mapping[str, Any]) -> None:
+        """Shows a row of metrics."""
+        if self._bar is not None and "loss" in row:
+            shown = {"loss": f"{row['loss']:.3f}", "lr": f"{row['lr']:.1e}", "tok_s": f"{row['tokens_per_s']:,.0f}"}
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(max(0, row["step"] - self._bar.n))
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def post_mortem(place: Path) -> str:
+    """Which process of a training died first, how, and the last lines of its log, from what the launchers left in `place`."""
+    for log in sorted(place.glob("launcher-*.log")):
+        deaths = [found.groupdict() for found in _DEATH.finditer(log.read_text(encoding="utf-8", errors="replace"))]
+        # torchrun ends the others with SIGTERM and names the first that it saw to fail last; a kill is never a consequence
+        killed = [death for death in deaths if death["code"].startswith("-") and int(death["code"]) != -signal.SIGTERM]
+        if deaths:
+            death = (killed or deaths)[-1]
+            node = place / log.stem.replace("launcher", "node")
+            own = max(node.glob(f"**/attempt_*/{death['local']}/stderr.log"), key=lambda path: path.stat().st_mtime, default=None)
+            return f"training process {death['rank']} {_how(int(death['code']))}{_last_lines(own)}"
+    logs = [log for log in sorted(place.glob("launcher-*.log")) if log.stat().st_size]
+    return f"the training's processes did not start{_last_lines(logs[0] if logs else None)}"
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    hint = " (too little memory in the machine is the usual cause)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"
+
+
+def _last_lines(log: Path | None) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-_LOG_LINES:] if log else []
+    return ". Its log ends with:\n" + "\n".join(f"  | {line}" for line in lines) + "\n" if lines else ""
