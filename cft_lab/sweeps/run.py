@@ -38,10 +38,10 @@ def start(asked: Request, plan: Plan, say: Say) -> RunFolder:
         pipeline.reopen_failed(config, store, pipeline.plan(config).result)
     folder = run_folder.freeze(plan, asked.name, sys.argv)
     missing = len(to_make(plan, folder.store_root))
-    say(
-        f"  sweep {len(plan.cells)} cells, {len(plan.configs)} of them distinct; {len(plan.stages)} distinct stages, {missing} to be "
-        f"made; frozen in {folder.path}"
+    counts = (
+        f"{len(plan.cells)} cells, {len(plan.configs)} of them distinct; {len(plan.stages)} distinct stages, {missing} to be made"
     )
+    say(f"  sweep {counts}; frozen in {folder.path}")
     local.run(folder, say)
     return folder
 
