@@ -338,12 +338,13 @@ def _manifest(stage: Stage, counts: Mapping[str, Any], seconds: float, resumed: 
         "upstream": {role: above.key for role, above in stage.upstream.items()},
         "prompts": dict(stage.prompts),
         "source_hash": source_hash(stage.modules),
-        **_provenance(),
+        **provenance(),
     }
 
 
 @functools.lru_cache(maxsize=1)
-def _provenance() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
+    """What made an output: the code's commit, package versions, the machine."""
     import platform
 
     def git(*arguments: str) -> str | None:
