@@ -46,6 +46,7 @@ class ClusterConfig:
     teacher: ResourcesConfig = field(default_factory=ResourcesConfig)
     train: ResourcesConfig = field(default_factory=ResourcesConfig)
     evaluation: ResourcesConfig = field(default_factory=ResourcesConfig)
+    record: ResourcesConfig = field(default_factory=lambda: ResourcesConfig(cpus=1, minutes=60))
     local_stages: list[str] = setting([], "kinds of stages (data, teacher) that run where the submitter is")
     max_jobs: Optional[int] = setting(None, "jobs of a sweep that may run at once; None is as many as SLURM starts", low=1)
     warning_s: int = setting(120, "seconds before a time limit at which a job is warned, saves and is requeued", low=1)

@@ -1,0 +1,49 @@
+"""Who is running or submitting a sweep from outside the queue: a lock in the run folder that dies with its holder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cft_lab.store import read_json, write_json
+
+_LOCK, _ABOUT = "owner.lock", "owner.json"  # in the run folder
+
+
+@contextlib.contextmanager
+def present(run_folder: Path, what: str) -> Iterator[None]:
+    """Says that this process is at work on a sweep, for as long as the context lasts. Raises Timeout where another one is."""
+    from filelock import FileLock
+
+    with FileLock(run_folder / _LOCK, timeout=0):
+        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "what": what}
+        write_json(run_folder / _ABOUT, about)
+        yield
+
+
+def who(run_folder: Path) -> dict[str, Any] | None:
+    """The process that is at work on a sweep (pid, host, since, what); None if there is none (any more)."""
+    if not is_held(run_folder / _LOCK):
+        return None
+    about: dict[str, Any] = read_json(run_folder / _ABOUT)
+    return about
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a kernel lock; a lock on a file system without such locks is taken as free."""
+    from filelock import FileLock, Timeout
+
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        return False
