@@ -12,7 +12,8 @@ from typing import Any
 
 from cft_lab.commands import critiques, grade, grades, table1
 from cft_lab.config import PROJECT_ROOT
-from cft_lab.store import MANIFEST, Store, read_json, read_records
+from cft_lab.json_files import read_json, read_records
+from cft_lab.store import MANIFEST, Store
 
 _COMMANDS = {"critiques": critiques.run, "grades": grades.run, "table1": table1.run}
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from cft_lab.store import DONE, Journal, Stage, Store, Work, source_hash
+from cft_lab.json_files import Journal
+from cft_lab.store import DONE, Stage, Store, Work, source_hash
 
 
 def stage(name: str = "s", config: Mapping[str, Any] | None = None, make: Any = None, **more: Any) -> Stage:

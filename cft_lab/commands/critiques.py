@@ -11,8 +11,9 @@ from typing import Any
 
 from cft_lab.commands.listing import find_stage, printable
 from cft_lab.data.critique_quality import response_grades
+from cft_lab.json_files import read_json, read_records
 from cft_lab.records import Critique, Failure, Grade, Problem, Response
-from cft_lab.store import MANIFEST, read_json, read_records
+from cft_lab.store import MANIFEST
 
 SHOWN = ("any", "disagreeing", "unparsed")
 _RATES = {

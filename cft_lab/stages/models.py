@@ -11,6 +11,7 @@ from typing import Any
 from cft_lab.config import SCORED_MODES, Config, ModelConfig, key_part
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
 from cft_lab.evaluation.protocols import direct
+from cft_lab.json_files import read_records, write_json
 from cft_lab.lab import WORLD_VERSION
 from cft_lab.prompts import FORMATS, eval_solve
 from cft_lab.records import Example, Message, Outcome, Sampling
@@ -26,7 +27,7 @@ from cft_lab.stages.common import (
     open_metrics,
     prompt_texts,
 )
-from cft_lab.store import Stage, Work, read_records, write_json
+from cft_lab.store import Stage, Work
 from cft_lab.tracking import Tracker
 
 
