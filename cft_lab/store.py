@@ -4,21 +4,24 @@ A stage's key is the sha256 of its name, version, resolved config, prompt texts 
 `<root>/<stage>/<key>/` with a manifest and a DONE file. It is made in `<key>.partial/`, which outlives a kill so that
 journals and resume states are picked up, then renamed, and marked DONE last. A kernel file lock, which dies with its
 holder, lets two processes that want the same stage make it once. This one mechanism is resume, cache, sharing and provenance.
+
+A stage whose large files were removed, or never came along, is a record: it has a manifest, and PRUNED in place of DONE. Results
+that stand on it stay what they are; nothing new is built on it, it is made again for that. docs/store.md has the whole layout.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -26,11 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.json_files import read_json, write_json
+from cft_lab.locks import open_lock, remove, take
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 
 DONE = "DONE"
+PRUNED = "pruned.json"  # says which files are not there, and why
 MANIFEST = "manifest.json"
+CLAIMS = "claims"  # folder of what running processes need; see `Store.claim`
 _warned: set[Path] = set()  # stage folders that this process has warned about
 KEY_LENGTH = 16  # hex digits: 64 bits; a store would need 10^8 stages for a collision chance of 10^-4
 
@@ -68,15 +74,8 @@ class Stage:
     @cached_property
     def key(self) -> str:
         """The address: changes with anything that can change the output, and with nothing else."""
-        identity = {
-            "stage": self.name,
-            "version": self.version,
-            "config": self.config,
-            "prompts": self.prompts,
-            "upstream": {role: stage.key for role, stage in self.upstream.items()},
-        }
-        text = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+        upstream = {role: stage.key for role, stage in self.upstream.items()}
+        return key_of(self.name, self.version, self.config, self.prompts, upstream)
 
     def walk(self, ends: Callable[[Stage], bool] = lambda stage: False) -> Iterator[Stage]:
         """Every stage that this one stands on, each once and upstream first, then itself; none that `ends`, nor beyond it."""
@@ -93,6 +92,13 @@ class Stage:
         yield from visit(self)
 
 
+def key_of(name: str, version: int, config: Mapping[str, Any], prompts: Mapping[str, str], upstream: Mapping[str, str]) -> str:
+    """The key of a stage of this name; `upstream` has the keys of the stages that it stands on, by role."""
+    identity = {"stage": name, "version": version, "config": config, "prompts": prompts, "upstream": upstream}
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
 class Store:
     """The folder of everything that was made. `say` receives one line for each stage made, reused or waited for."""
 
@@ -105,11 +111,11 @@ class Store:
         return self.root / stage.name / stage.key
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether the output is whole."""
+        """Whether the output is there, and whole: a pruned stage is not."""
         return (self.folder(stage) / DONE).exists()
 
     def manifest(self, stage: Stage) -> dict[str, Any]:
-        """The manifest of a finished stage."""
+        """The manifest of a finished stage, pruned or not."""
         manifest: dict[str, Any] = read_json(self.folder(stage) / MANIFEST)
         return manifest
 
@@ -118,17 +124,41 @@ class Store:
 
         What a finished stage stood on is not needed again. If another process is making the stage, waits for it.
         """
+        if self.is_done(stage):
+            self._warn_if_stale(stage)
+            return self.folder(stage)
+        with self.claim(stage):
+            return self._ensure(stage)
+
+    def _ensure(self, stage: Stage) -> Path:
         folder = self.folder(stage)
         if self.is_done(stage):
             self._warn_if_stale(stage)
             return folder
-        inputs = {role: self.ensure(above) for role, above in stage.upstream.items()}
+        inputs = {role: self._ensure(above) for role, above in stage.upstream.items()}
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock(stage):
-            if self.is_done(stage):  # somebody else made it while we waited
-                return folder
-            self._make(stage, inputs)
+        with self._locked(stage):
+            if not self.is_done(stage):  # or somebody else made it while we waited
+                self._make(stage, inputs)
         return folder
+
+    @contextlib.contextmanager
+    def claim(self, stage: Stage) -> Iterator[None]:
+        """Keeps `gc` away from a stage and all that it stands on for as long as this process needs them.
+
+        What is left behind by a process that failed or was killed counts for a day more.
+        """
+        claims = self.root / CLAIMS
+        claims.mkdir(parents=True, exist_ok=True)
+        path = claims / f"{stage.key}-{os.getpid()}-{secrets.token_hex(4)}"
+        with open_lock(claims / "gc"):  # not while something is being removed
+            held = take(path)
+            write_json(Path(f"{path}.json"), {"keys": [needed.key for needed in stage.walk()]})
+        try:
+            yield
+            Path(f"{path}.json").unlink()
+        finally:
+            remove(path, held)
 
     def unmade(self, stage: Stage) -> Iterator[Stage]:
         """The stages that `ensure` would make now, each once and upstream first."""
@@ -160,16 +190,20 @@ class Store:
         return found
 
     def finished(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every finished stage in the store as (folder, manifest), oldest first."""
-        found = [(done.parent, read_json(done.parent / MANIFEST)) for done in self.root.glob(f"*/*/{DONE}")]
+        """Every finished stage in the store as (folder, manifest), oldest first; pruned ones are among them."""
+        folders = {mark.parent for name in (DONE, PRUNED) for mark in self.root.glob(f"*/*/{name}")}
+        found = [(folder, read_json(folder / MANIFEST)) for folder in folders]
         yield from sorted(found, key=lambda item: (item[1]["created"], item[1]["stage"]))
 
     def _make(self, stage: Stage, inputs: Mapping[str, Path]) -> None:
         folder = self.folder(stage)
         partial = folder.with_name(f"{folder.name}.partial")
-        if folder.exists():  # killed between the rename and the DONE mark
+        pruned = (folder / PRUNED).exists()
+        if folder.exists() and not pruned:  # killed between the rename and the DONE mark
             shutil.rmtree(partial, ignore_errors=True)
             folder.rename(partial)
+        if pruned:
+            self._say(f"{'again':>7} {stage.name:<12} {stage.key}  {_why_again(folder)}")
         resumed = partial.exists()
         partial.mkdir(exist_ok=True)
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
@@ -179,7 +213,10 @@ class Store:
         counts = stage.make(Work(partial, inputs, stage.key, self._say, tuple(self._twins(stage))))
         seconds = round(time.monotonic() - started, 3)
         (partial / "owner.json").unlink(missing_ok=True)
-        write_json(partial / MANIFEST, _manifest(stage, counts, seconds, resumed))
+        replaced = {"replaces": {"created": self.manifest(stage)["created"]}} if pruned else {}
+        write_json(partial / MANIFEST, _manifest(stage, counts, seconds, resumed) | replaced)
+        if pruned:
+            shutil.rmtree(folder)
         os.replace(partial, folder)
         (folder / DONE).touch()
         _sync_folder(folder)
@@ -197,25 +234,20 @@ class Store:
                 if same and described.parent.name.removesuffix(".partial") != stage.key:
                     yield described.parent
 
-    def _lock(self, stage: Stage) -> Any:
-        from filelock import FileLock, SoftFileLease, Timeout
-
-        path = self.folder(stage).with_suffix(".lock")
-        try:
-            lock: Any = FileLock(path)
-            lock.acquire(timeout=0)
-            lock.release()
-        except Timeout:
-            partial = path.with_suffix(".partial")
-            owner = _read_owner(partial)
+    @contextlib.contextmanager
+    def _locked(self, stage: Stage) -> Iterator[None]:
+        path = self.folder(stage)
+        lock = take(path)
+        if lock is None:
+            owner = _read_owner(path.with_suffix(".partial"))
             who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
             self._say(f"{'wait':>7} {stage.name:<12} {stage.key}  {who} is making it")
-        except (NotImplementedError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-                raise
-            # a file system without kernel locks: a lease that its holder renews, and that is free when it dies
-            lock = SoftFileLease(path.with_suffix(".lease"), lease_duration=120.0)
-        return lock
+            lock = open_lock(path)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _warn_if_stale(self, reused: Stage) -> None:
         """Says, once a process, which of the stages behind a reused one were made by other source code than today's."""
@@ -297,6 +329,29 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
+
+
+def prune(folder: Path, files: Sequence[Path], why: str) -> None:
+    """Removes files and sub-folders of a finished stage, which becomes a record. Killed half-way, it is one already."""
+    with contextlib.suppress(FileNotFoundError):
+        files = [*files, *(folder / name for name in read_json(folder / PRUNED)["files"])]
+    names = sorted({str(file.relative_to(folder)) for file in files})
+    write_json(folder / PRUNED, {"files": names, "why": why, "when": _now()})
+    (folder / DONE).unlink(missing_ok=True)
+    for file in files:
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _why_again(folder: Path) -> str:
+    """For a pruned stage that is needed: what is said before it is made again."""
+    told = read_json(folder / PRUNED)
+    return (
+        f"is here without {', '.join(told['files'])} ({told['why']}) and is made again; results recorded before stand on what it "
+        "was, which another machine or version may not give to the last digit"
+    )
 
 
 def _read_owner(partial: Path) -> dict[str, Any] | None:
