@@ -23,6 +23,7 @@ FLOORS = [
     {"data", "training"},
     {"stages", "preflight"},
     {"pipeline", "tables"},
+    {"sweeps"},
     {"commands"},
     {"cli", "__main__"},
 ]
