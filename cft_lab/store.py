@@ -35,8 +35,9 @@ PACKAGE_ROOT = Path(__file__).resolve().parent
 
 DONE = "DONE"
 PRUNED = "pruned.json"  # says which files are not there, and why
-MANIFEST = "manifest.json"
+MANIFEST, OWNER = "manifest.json", "owner.json"  # of a finished stage, and of one that is being made
 CLAIMS = "claims"  # folder of what running processes need; see `Store.claim`
+REMOVED, IMPORTING = "removed", "importing"  # folders of what is being deleted, and of what is being unpacked
 _warned: set[Path] = set()  # stage folders that this process has warned about
 KEY_LENGTH = 16  # hex digits: 64 bits; a store would need 10^8 stages for a collision chance of 10^-4
 
@@ -144,16 +145,17 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, stage: Stage) -> Iterator[None]:
-        """Keeps `gc` away from a stage and all that it stands on for as long as this process needs them.
+        """Keeps `gc` away from what this process has to make of a stage, and from what that is built on.
 
-        What is left behind by a process that failed or was killed counts for a day more.
+        The claim of a process that failed or was killed counts for a day more.
         """
         claims = self.root / CLAIMS
         claims.mkdir(parents=True, exist_ok=True)
         path = claims / f"{stage.key}-{os.getpid()}-{secrets.token_hex(4)}"
         with open_lock(claims / "gc"):  # not while something is being removed
             held = take(path)
-            write_json(Path(f"{path}.json"), {"keys": [needed.key for needed in stage.walk()]})
+            keys = [key for made in self.unmade(stage) for key in (made.key, *(above.key for above in made.upstream.values()))]
+            write_json(Path(f"{path}.json"), {"keys": list(dict.fromkeys(keys))})
         try:
             yield
             Path(f"{path}.json").unlink()
@@ -207,12 +209,12 @@ class Store:
         resumed = partial.exists()
         partial.mkdir(exist_ok=True)
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-        write_json(partial / "owner.json", owner | {"config": dict(stage.config), "prompts": dict(stage.prompts)})
+        write_json(partial / OWNER, owner | {"config": dict(stage.config), "prompts": dict(stage.prompts)})
         self._say(f"{'resume' if resumed else 'make':>7} {stage.name:<12} {stage.key}  {stage.label}")
         started = time.monotonic()
         counts = stage.make(Work(partial, inputs, stage.key, self._say, tuple(self._twins(stage))))
         seconds = round(time.monotonic() - started, 3)
-        (partial / "owner.json").unlink(missing_ok=True)
+        (partial / OWNER).unlink(missing_ok=True)
         replaced = {"replaces": {"created": self.manifest(stage)["created"]}} if pruned else {}
         write_json(partial / MANIFEST, _manifest(stage, counts, seconds, resumed) | replaced)
         if pruned:
@@ -225,9 +227,7 @@ class Store:
 
     def _twins(self, stage: Stage) -> Iterator[Path]:
         """Folders of the same stage with the same config and prompts but another upstream: another pool, say."""
-        for described in sorted(self.root.glob(f"{stage.name}/*/{MANIFEST}")) + sorted(
-            self.root.glob(f"{stage.name}/*/owner.json")
-        ):
+        for described in sorted(self.root.glob(f"{stage.name}/*/{MANIFEST}")) + sorted(self.root.glob(f"{stage.name}/*/{OWNER}")):
             with contextlib.suppress(OSError, ValueError):
                 told = read_json(described)
                 same = (told.get("config"), told.get("prompts")) == (_as_json(stage.config), _as_json(stage.prompts))
@@ -331,18 +331,26 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def prune(folder: Path, files: Sequence[Path], why: str) -> None:
-    """Removes files and sub-folders of a finished stage, which becomes a record. Killed half-way, it is one already."""
-    with contextlib.suppress(FileNotFoundError):
-        files = [*files, *(folder / name for name in read_json(folder / PRUNED)["files"])]
-    names = sorted({str(file.relative_to(folder)) for file in files})
+def prune(root: Path, folder: Path, files: Sequence[Path], why: str) -> Path:
+    """Takes files and sub-folders out of a finished stage, which becomes a record, and returns where they are now: to be deleted.
+
+    Killed half-way, it is a record already.
+    """
+    already = read_json(folder / PRUNED)["files"] if (folder / PRUNED).exists() else []
+    names = sorted({*already, *(file.name for file in files)})
     write_json(folder / PRUNED, {"files": names, "why": why, "when": _now()})
     (folder / DONE).unlink(missing_ok=True)
+    aside = set_aside(root)
     for file in files:
-        if file.is_dir() and not file.is_symlink():
-            shutil.rmtree(file)
-        else:
-            file.unlink(missing_ok=True)
+        file.rename(aside / file.name)
+    return aside
+
+
+def set_aside(root: Path) -> Path:
+    """A new folder for what is about to be deleted: moving it there is done at once, deleting takes its time."""
+    aside = root / REMOVED / secrets.token_hex(8)
+    aside.mkdir(parents=True)
+    return aside
 
 
 def _why_again(folder: Path) -> str:
@@ -356,7 +364,7 @@ def _why_again(folder: Path) -> str:
 
 def _read_owner(partial: Path) -> dict[str, Any] | None:
     try:
-        owner: dict[str, Any] = read_json(partial / "owner.json")
+        owner: dict[str, Any] = read_json(partial / OWNER)
     except (OSError, ValueError):  # not written yet, or just finished
         return None
     return owner

@@ -239,7 +239,8 @@ def test_a_pruned_stage_is_a_record_that_nothing_new_is_built_on(tmp_path: Path)
     result = stage("result", upstream={"of": heavy})
     folder = store.ensure(heavy)
     store.ensure(result)
-    prune(folder, [folder / "weights"], "gc")
+    aside = prune(tmp_path, folder, [folder / "weights"], "gc")
+    assert [path.name for path in aside.iterdir()] == ["weights"]
     assert sorted(path.name for path in folder.iterdir()) == ["curve", "manifest.json", PRUNED]
     assert not store.is_done(heavy)
     assert list(store.unmade(result)) == []
@@ -265,8 +266,9 @@ def test_a_pruned_stage_stays_a_record_until_it_is_whole_again(tmp_path: Path) -
 
     store, _ = quiet(tmp_path)
     folder = store.ensure(stage())
-    prune(folder, [folder / "out.txt"], "gc")
-    prune(folder, [folder / "more"], "gc again")
+    prune(tmp_path, folder, [folder / "out.txt"], "gc")
+    (folder / "more").touch()
+    prune(tmp_path, folder, [folder / "more"], "gc again")
     assert json.loads((folder / PRUNED).read_text())["files"] == ["more", "out.txt"]
     with pytest.raises(RuntimeError, match="no GPU"):
         store.ensure(stage(make=fail))
@@ -287,12 +289,14 @@ def test_what_a_running_process_needs_is_claimed_and_a_failure_leaves_the_claim(
         raise RuntimeError("stop")
 
     store, _ = quiet(tmp_path)
-    above = stage("above")
+    above = stage("above", upstream={"of": stage("far")})
     below = stage("below", make=look, upstream={"of": above})
+    store.ensure(above)
+    assert claims_of(tmp_path) == []
     with pytest.raises(RuntimeError, match="stop"):
         store.ensure(below)
-    assert seen == [([above.key, below.key], True)]
-    assert claims_of(tmp_path) == [([above.key, below.key], False)]
+    assert seen == [([below.key, above.key], True)], "what a finished stage stood on is not needed again"
+    assert claims_of(tmp_path) == [([below.key, above.key], False)]
     store.ensure(stage("fine"))
     assert len(claims_of(tmp_path)) == 1, "a stage that was made leaves no claim"
 

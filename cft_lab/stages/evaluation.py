@@ -197,9 +197,9 @@ def track(config: Config, store: Store, finished: Stage, trained: Stage | None) 
         if BENCHMARKS[score.benchmark].private:  # its text, and what quotes it, stays here
             continue
         scored = finished.upstream[score.benchmark]
-        samples[score.benchmark] = _samples(
-            config, score.benchmark, store.folder(scored), store.folder(scored.upstream["generations"])
-        )
+        generated = store.folder(scored.upstream["generations"])
+        if (generated / GENERATIONS).exists():  # or the result was imported without them
+            samples[score.benchmark] = _samples(config, score.benchmark, store.folder(scored), generated)
     tracker.cell_run(finished.key, record.cell, values, samples, curve, trained.key if trained else None)
 
 
