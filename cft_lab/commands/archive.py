@@ -91,6 +91,8 @@ def unpacked(file: Path, root: Path, limit: int) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         remove(folder, held)
+        with contextlib.suppress(OSError):  # another import is at work
+            folder.parent.rmdir()
 
 
 def _unpack(stream: BufferedIOBase, folder: Path, limit: int) -> None:
@@ -170,13 +172,17 @@ def _json(content: bytes, name: str) -> Any:
 
 def _check(folder: Path, root: Path) -> None:
     """Raises ArchiveError unless every unpacked stage is what its key and its records say."""
-    for stage in sorted(folder.glob("*/*")):
+    for stage in _upstream_first(folder):
         name = f"{stage.parent.name}/{stage.name}"
         try:
             _check_manifest(stage, read_json(stage / MANIFEST))
             _check_records(stage, folder, root)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ArchiveError(f"it is damaged: {name}: {type(error).__name__}: {error}") from error
+
+
+def _upstream_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*"), key=lambda stage: (list(FILES).index(stage.parent.name), stage.name))
 
 
 def _check_manifest(stage: Path, told: Mapping[str, Any]) -> None:
@@ -195,14 +201,8 @@ def _check_manifest(stage: Path, told: Mapping[str, Any]) -> None:
 def _check_records(stage: Path, folder: Path, root: Path) -> None:
     """Raises an error of some kind if the records of a stage are not what they should be."""
     for name in FILES[stage.parent.name]:
-        lines = name.endswith(".jsonl") and (stage / name).exists()
-        kind = {GRADES: Grade, GENERATIONS: Generation}.get(name)
-        for line in (stage / name).open("rb") if lines else ():
-            row = _json(line, name)
-            if kind:
-                from_row(kind, row)
-            elif not isinstance(row["step"], int):
-                raise ValueError(f"{name} has a row without a step")
+        if name.endswith(".jsonl") and (stage / name).exists():
+            _check_lines(stage / name, {GRADES: Grade, GENERATIONS: Generation}.get(name))
     if stage.parent.name == "selected" and (stage / CURVE).exists():
         all(int(row["step"]) + int(row["correct"]) + int(row["n"]) for row in read_json(stage / CURVE))
     if stage.parent.name == "scores":
@@ -213,6 +213,16 @@ def _check_records(stage: Path, folder: Path, root: Path) -> None:
             raise ValueError("it names something that is no key")
         if other := _other_scores(row, [folder, root]):
             raise ValueError(f"its score on {other} is not that of the scores stage that it names")
+
+
+def _check_lines(file: Path, kind: type[Any] | None) -> None:
+    with file.open("rb") as stream:
+        for line in stream:
+            row = _json(line, file.name)
+            if kind:
+                from_row(kind, row)
+            elif not isinstance(row["step"], int):
+                raise ValueError(f"{file.name} has a row without a step")
 
 
 def _check_score(stage: Path) -> None:
@@ -249,7 +259,7 @@ def install(folder: Path, root: Path, archive: str) -> list[str]:
     except for a record that comes whole now."""
     tally: Counter[str] = Counter()
     told: list[str] = []
-    for stage in sorted(folder.glob("*/*"), key=lambda stage: list(FILES).index(stage.parent.name)):
+    for stage in _upstream_first(folder):
         name, target = stage.parent.name, root / stage.parent.name / stage.name
         target.parent.mkdir(parents=True, exist_ok=True)
         held = take(target)
