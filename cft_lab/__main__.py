@@ -1,4 +1,4 @@
-"""`python -m cft_lab <command>`: looks at what was made, and grades answers from anywhere."""
+"""`python -m cft_lab <command>`: what is in a store, and keeping it; grading of answers from anywhere."""
 
 from __future__ import annotations
 
@@ -7,32 +7,27 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import critiques, grade, grades, plan, table1
+from cft_lab.commands import critiques, gc, grade, grades, plan, table1, transfer
+from cft_lab.commands.listing import printable
 from cft_lab.config import PROJECT_ROOT
-from cft_lab.store import MANIFEST, Store, read_json, read_records
+from cft_lab.json_files import read_json, read_records
+from cft_lab.store import PRUNED, Store
 
-_COMMANDS = {"critiques": critiques.run, "grades": grades.run, "table1": table1.run}
+_DEFAULT_STORE = PROJECT_ROOT / "outputs"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cft_lab", description="cft_lab: what is in the store; grading")
+    parser = argparse.ArgumentParser(prog="python -m cft_lab", description="cft_lab: what is in a store, and keeping it; grading")
     commands = parser.add_subparsers(dest="command", required=True)
-    stages = commands.add_parser("stages", help="lists the finished stages: name, key, when, size, from which config")
-    stages.add_argument("--json", action="store_true", help="whole manifests, one JSON object a line")
-    stages.add_argument("--stage", help="only stages of this name")
-    errors = commands.add_parser("lab-errors", help="for each lab result and benchmark: where its wrong solutions go wrong")
-    quality = commands.add_parser("critiques", help="how good the critiques of a stage are, with samples")
-    critiques.add_arguments(quality)
-    sets = commands.add_parser("table1", help="the paper's Table 1: training sets as published and as counted here")
-    table1.add_arguments(sets)
-    graded = commands.add_parser("grades", help="how the items of a scores stage were graded, and where the graders disagree")
-    grades.add_arguments(graded)
-    for command in (stages, errors, quality, sets, graded):
-        command.add_argument("--store", type=Path, default=PROJECT_ROOT / "outputs", help="folder of the store (default: outputs)")
+    for name, (add_arguments, _, what) in _COMMANDS.items():
+        command = commands.add_parser(name, help=what, description=what)
+        add_arguments(command)
+        command.add_argument("--store", type=Path, default=_DEFAULT_STORE, help="folder of the store (default: outputs)")
     grade.add_parser(commands)
     plan.add_parser(commands)
     options = parser.parse_args(arguments)
@@ -40,18 +35,19 @@ def main(arguments: list[str] | None = None) -> int:
         return grade.run(options)
     if options.command == "plan":
         return plan.run(options)
-    if not options.store.is_dir():
+    if not options.store.is_dir() and options.command != "import":
         print(f"--store {options.store} is not a folder: name the output_root of your runs", file=sys.stderr)
         return 2
-    if options.command in _COMMANDS:
-        return _COMMANDS[options.command](options)
-    finished = Store(options.store).finished()
-    if options.command == "lab-errors":
-        results = [(folder, manifest) for folder, manifest in finished if manifest["stage"] == "result"]
-        for folder, manifest in sorted(results, key=lambda item: item[1]["label"]):
-            _print_lab_errors(options.store, folder, manifest)
-        return 0
-    for folder, manifest in finished:
+    return _COMMANDS[options.command][1](options)
+
+
+def _add_stages_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="whole manifests, one JSON object a line")
+    command.add_argument("--stage", help="only stages of this name")
+
+
+def _list_stages(options: argparse.Namespace) -> int:
+    for folder, manifest in Store(options.store).finished():
         if options.stage in (None, manifest["stage"]):
             print(json.dumps(manifest) if options.json else _line(folder, manifest))
     return 0
@@ -61,8 +57,19 @@ def _line(folder: Path, manifest: dict[str, Any]) -> str:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return (
         f"{manifest['stage']:<12} {manifest['key']}  {manifest['created']}  {manifest['seconds']:>8.1f} s  "
-        f"{size / 1e6:>9.2f} MB  {manifest['label']}"
+        f"{size / 1e6:>9.2f} MB  {printable(manifest['label'])}{'  (record)' if (folder / PRUNED).exists() else ''}"
     )
+
+
+def _add_nothing(_: argparse.ArgumentParser) -> None:
+    """For a command that has no arguments of its own."""
+
+
+def _list_lab_errors(options: argparse.Namespace) -> int:
+    results = [(folder, manifest) for folder, manifest in Store(options.store).finished() if manifest["stage"] == "result"]
+    for folder, manifest in sorted(results, key=lambda item: item[1]["label"]):
+        _print_lab_errors(options.store, folder, manifest)
+    return 0
 
 
 def _print_lab_errors(root: Path, folder: Path, manifest: dict[str, Any]) -> None:
@@ -74,13 +81,26 @@ def _print_lab_errors(root: Path, folder: Path, manifest: dict[str, Any]) -> Non
     keys = read_json(folder / RESULT)["keys"]
     for name in [name for name in keys if name.startswith("generations/lab-")]:
         generated = root / "generations" / keys[name]
-        if not (generated / MANIFEST).exists():
+        if not (generated / GENERATIONS).exists():
             continue
         questions = {item.id: item.question for item in load_items(name.removeprefix("generations/"))}
         rows = read_records(generated / GENERATIONS, Generation)
         counts = Counter(classify(questions[row.problem_id], row.final_text) for row in rows)
         told = " ".join(f"{kind}={counts[kind]}" for kind in KINDS)
         print(f"{manifest['label']:<50} {name.removeprefix('generations/'):<15} {told}")
+
+
+#: commands on a store: name -> what adds its arguments, what does it and returns the exit code, help
+_COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]] = {
+    "stages": (_add_stages_arguments, _list_stages, "lists the finished stages: name, key, when, size, from which config"),
+    "lab-errors": (_add_nothing, _list_lab_errors, "for each lab result and benchmark: where its wrong solutions go wrong"),
+    "critiques": (critiques.add_arguments, critiques.run, "how good the critiques of a stage are, with samples"),
+    "table1": (table1.add_arguments, table1.run, "the paper's Table 1: training sets as published and as counted here"),
+    "grades": (grades.add_arguments, grades.run, "how the items of a scores stage were graded, and where the graders disagree"),
+    "gc": (gc.add_arguments, gc.run, "removes what no recorded result needs, after showing it and asking"),
+    "export": (transfer.add_export_arguments, transfer.run_export, "writes results, scores and grades to an archive"),
+    "import": (transfer.add_import_arguments, transfer.run_import, "reads such an archive into a store"),
+}
 
 
 if __name__ == "__main__":

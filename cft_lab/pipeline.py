@@ -10,8 +10,9 @@ from typing import Any
 from cft_lab import preflight, stages
 from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataError, fields_of
 from cft_lab.data.methods import METHODS, parts
+from cft_lab.json_files import read_json
 from cft_lab.records import Result, from_row
-from cft_lab.store import Stage, Store, read_json
+from cft_lab.store import Stage, Store
 from cft_lab.tracking import Tracker
 
 

@@ -4,34 +4,40 @@ A stage's key is the sha256 of its name, version, resolved config, prompt texts 
 `<root>/<stage>/<key>/` with a manifest and a DONE file. It is made in `<key>.partial/`, which outlives a kill so that
 journals and resume states are picked up, then renamed, and marked DONE last. A kernel file lock, which dies with its
 holder, lets two processes that want the same stage make it once. This one mechanism is resume, cache, sharing and provenance.
+
+A stage whose large files were removed, or never came along, is a record: it has a manifest, and PRUNED in place of DONE. Results
+that stand on it stay what they are; nothing new is built on it, it is made again for that. docs/store.md has the whole layout.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from cft_lab.records import from_row, to_row
+from cft_lab.json_files import read_json, write_json
+from cft_lab.locks import open_lock, remove, take
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
-RecordT = TypeVar("RecordT")
 
 DONE = "DONE"
-MANIFEST = "manifest.json"
+PRUNED = "pruned.json"  # says which files are not there, and why
+MANIFEST, OWNER = "manifest.json", "owner.json"  # of a finished stage, and of one that is being made
+CLAIMS = "claims"  # folder of what running processes need; see `Store.claim`
+REMOVED, IMPORTING = "removed", "importing"  # folders of what is being deleted, and of what is being unpacked
 _warned: set[Path] = set()  # stage folders that this process has warned about
 KEY_LENGTH = 16  # hex digits: 64 bits; a store would need 10^8 stages for a collision chance of 10^-4
 
@@ -69,15 +75,8 @@ class Stage:
     @cached_property
     def key(self) -> str:
         """The address: changes with anything that can change the output, and with nothing else."""
-        identity = {
-            "stage": self.name,
-            "version": self.version,
-            "config": self.config,
-            "prompts": self.prompts,
-            "upstream": {role: stage.key for role, stage in self.upstream.items()},
-        }
-        text = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+        upstream = {role: stage.key for role, stage in self.upstream.items()}
+        return key_of(self.name, self.version, self.config, self.prompts, upstream)
 
     def walk(self, ends: Callable[[Stage], bool] = lambda stage: False) -> Iterator[Stage]:
         """Every stage that this one stands on, each once and upstream first, then itself; none that `ends`, nor beyond it."""
@@ -94,6 +93,13 @@ class Stage:
         yield from visit(self)
 
 
+def key_of(name: str, version: int, config: Mapping[str, Any], prompts: Mapping[str, str], upstream: Mapping[str, str]) -> str:
+    """The key of a stage of this name; `upstream` has the keys of the stages that it stands on, by role."""
+    identity = {"stage": name, "version": version, "config": config, "prompts": prompts, "upstream": upstream}
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
 class Store:
     """The folder of everything that was made. `say` receives one line for each stage made, reused or waited for."""
 
@@ -106,11 +112,11 @@ class Store:
         return self.root / stage.name / stage.key
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether the output is whole."""
+        """Whether the output is there, and whole: a pruned stage is not."""
         return (self.folder(stage) / DONE).exists()
 
     def manifest(self, stage: Stage) -> dict[str, Any]:
-        """The manifest of a finished stage."""
+        """The manifest of a finished stage, pruned or not."""
         manifest: dict[str, Any] = read_json(self.folder(stage) / MANIFEST)
         return manifest
 
@@ -119,17 +125,42 @@ class Store:
 
         What a finished stage stood on is not needed again. If another process is making the stage, waits for it.
         """
+        if self.is_done(stage):
+            self._warn_if_stale(stage)
+            return self.folder(stage)
+        with self.claim(stage):
+            return self._ensure(stage)
+
+    def _ensure(self, stage: Stage) -> Path:
         folder = self.folder(stage)
         if self.is_done(stage):
             self._warn_if_stale(stage)
             return folder
-        inputs = {role: self.ensure(above) for role, above in stage.upstream.items()}
+        inputs = {role: self._ensure(above) for role, above in stage.upstream.items()}
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock(stage):
-            if self.is_done(stage):  # somebody else made it while we waited
-                return folder
-            self._make(stage, inputs)
+        with self._locked(stage):
+            if not self.is_done(stage):  # or somebody else made it while we waited
+                self._make(stage, inputs)
         return folder
+
+    @contextlib.contextmanager
+    def claim(self, stage: Stage) -> Iterator[None]:
+        """Keeps `gc` away from what this process has to make of a stage, and from what that is built on.
+
+        The claim of a process that failed or was killed counts for a day more.
+        """
+        claims = self.root / CLAIMS
+        claims.mkdir(parents=True, exist_ok=True)
+        path = claims / f"{stage.key}-{os.getpid()}-{secrets.token_hex(4)}"
+        with open_lock(claims / "gc"):  # not while something is being removed
+            held = take(path)
+            keys = [key for made in self.unmade(stage) for key in (made.key, *(above.key for above in made.upstream.values()))]
+            write_json(Path(f"{path}.json"), {"keys": list(dict.fromkeys(keys))})
+        try:
+            yield
+            Path(f"{path}.json").unlink()
+        finally:
+            remove(path, held)
 
     def unmade(self, stage: Stage) -> Iterator[Stage]:
         """The stages that `ensure` would make now, each once and upstream first."""
@@ -161,26 +192,33 @@ class Store:
         return found
 
     def finished(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every finished stage in the store as (folder, manifest), oldest first."""
-        found = [(done.parent, read_json(done.parent / MANIFEST)) for done in self.root.glob(f"*/*/{DONE}")]
+        """Every finished stage in the store as (folder, manifest), oldest first; pruned ones are among them."""
+        folders = {mark.parent for name in (DONE, PRUNED) for mark in self.root.glob(f"*/*/{name}")}
+        found = [(folder, read_json(folder / MANIFEST)) for folder in folders]
         yield from sorted(found, key=lambda item: (item[1]["created"], item[1]["stage"]))
 
     def _make(self, stage: Stage, inputs: Mapping[str, Path]) -> None:
         folder = self.folder(stage)
         partial = folder.with_name(f"{folder.name}.partial")
-        if folder.exists():  # killed between the rename and the DONE mark
+        pruned = (folder / PRUNED).exists()
+        if folder.exists() and not pruned:  # killed between the rename and the DONE mark
             shutil.rmtree(partial, ignore_errors=True)
             folder.rename(partial)
+        if pruned:
+            self._say(f"{'again':>7} {stage.name:<12} {stage.key}  {_why_again(folder)}")
         resumed = partial.exists()
         partial.mkdir(exist_ok=True)
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-        write_json(partial / "owner.json", owner | {"config": dict(stage.config), "prompts": dict(stage.prompts)})
+        write_json(partial / OWNER, owner | {"config": dict(stage.config), "prompts": dict(stage.prompts)})
         self._say(f"{'resume' if resumed else 'make':>7} {stage.name:<12} {stage.key}  {stage.label}")
         started = time.monotonic()
         counts = stage.make(Work(partial, inputs, stage.key, self._say, tuple(self._twins(stage))))
         seconds = round(time.monotonic() - started, 3)
-        (partial / "owner.json").unlink(missing_ok=True)
-        write_json(partial / MANIFEST, _manifest(stage, counts, seconds, resumed))
+        (partial / OWNER).unlink(missing_ok=True)
+        replaced = {"replaces": {"created": self.manifest(stage)["created"]}} if pruned else {}
+        write_json(partial / MANIFEST, _manifest(stage, counts, seconds, resumed) | replaced)
+        if pruned:
+            shutil.rmtree(folder)
         os.replace(partial, folder)
         (folder / DONE).touch()
         _sync_folder(folder)
@@ -189,34 +227,27 @@ class Store:
 
     def _twins(self, stage: Stage) -> Iterator[Path]:
         """Folders of the same stage with the same config and prompts but another upstream: another pool, say."""
-        for described in sorted(self.root.glob(f"{stage.name}/*/{MANIFEST}")) + sorted(
-            self.root.glob(f"{stage.name}/*/owner.json")
-        ):
+        for described in sorted(self.root.glob(f"{stage.name}/*/{MANIFEST}")) + sorted(self.root.glob(f"{stage.name}/*/{OWNER}")):
             with contextlib.suppress(OSError, ValueError):
                 told = read_json(described)
                 same = (told.get("config"), told.get("prompts")) == (_as_json(stage.config), _as_json(stage.prompts))
                 if same and described.parent.name.removesuffix(".partial") != stage.key:
                     yield described.parent
 
-    def _lock(self, stage: Stage) -> Any:
-        from filelock import FileLock, SoftFileLease, Timeout
-
-        path = self.folder(stage).with_suffix(".lock")
-        try:
-            lock: Any = FileLock(path)
-            lock.acquire(timeout=0)
-            lock.release()
-        except Timeout:
-            partial = path.with_suffix(".partial")
-            owner = _read_owner(partial)
+    @contextlib.contextmanager
+    def _locked(self, stage: Stage) -> Iterator[None]:
+        path = self.folder(stage)
+        lock = take(path)
+        if lock is None:
+            owner = _read_owner(path.with_suffix(".partial"))
             who = f"process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else "another process"
             self._say(f"{'wait':>7} {stage.name:<12} {stage.key}  {who} is making it")
-        except (NotImplementedError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-                raise
-            # a file system without kernel locks: a lease that its holder renews, and that is free when it dies
-            lock = SoftFileLease(path.with_suffix(".lease"), lease_duration=120.0)
-        return lock
+            lock = open_lock(path)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _warn_if_stale(self, reused: Stage) -> None:
         """Says, once a process, which of the stages behind a reused one were made by other source code than today's."""
@@ -229,88 +260,6 @@ class Store:
                 f"warning: {stage.name} {stage.key} ({stage.label}) is reused, but its source code ({', '.join(stage.modules)}) "
                 f"changed since; if the change matters, raise the stage's version or delete {folder}"
             )
-
-
-class Journal:
-    """An append-only file of JSON rows that outlives kill -9: each row reaches the operating system as it is added.
-
-    A row torn by a kill is cut off on opening, so that the next one starts on a fresh line. Rows stay on disk and are
-    found again by their place, so that a long journal costs no memory. Use as a context manager; leaving it syncs the file.
-    """
-
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """`read_only` leaves the file as it is, torn row and all: another process may be writing it."""
-        self._path = path
-        self._file = path.open("rb" if read_only else "a+b")
-        self._end = 0
-        if read_only:
-            return
-        with path.open("rb") as file:
-            for line in file:
-                self._end += len(line) if line.endswith(b"\n") else 0
-        self._file.truncate(self._end)
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file.writable():
-            os.fsync(self._file.fileno())
-        self._file.close()
-
-    def append(self, row: Mapping[str, Any]) -> int:
-        """Adds a row and returns its place."""
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="replace")  # lone surrogates are not UTF-8
-        self._file.write(line)
-        self._file.flush()
-        place, self._end = self._end, self._end + len(line)
-        return place
-
-    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Every row with its place, oldest first. A line that a disk has spoiled is passed over: its row is made again."""
-        place = 0
-        with self._path.open("rb") as file:
-            for line in file:
-                row = None
-                with contextlib.suppress(ValueError):
-                    row = json.loads(line)
-                if row is not None:
-                    yield place, row
-                place += len(line)
-
-    def read(self, place: int) -> dict[str, Any]:
-        """The row at a place that `append` or `rows` named."""
-        self._file.seek(place)
-        row: dict[str, Any] = json.loads(self._file.readline())
-        return row
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that readers see the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> Any:
-    """Reads what `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_records(path: Path, records: Iterable[Any]) -> int:
-    """Writes records as JSON lines and returns how many."""
-    count = 0
-    with path.open("w", encoding="utf-8", errors="replace") as file:
-        for record in records:
-            file.write(json.dumps(to_row(record), ensure_ascii=False) + "\n")
-            count += 1
-    return count
-
-
-def read_records(path: Path, kind: type[RecordT]) -> list[RecordT]:
-    """Reads what `write_records` wrote."""
-    with path.open(encoding="utf-8") as file:
-        return [from_row(kind, json.loads(line)) for line in file]
 
 
 @functools.lru_cache(maxsize=64)
@@ -382,9 +331,40 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def prune(root: Path, folder: Path, files: Sequence[Path], why: str) -> Path:
+    """Takes files and sub-folders out of a finished stage, which becomes a record, and returns where they are now: to be deleted.
+
+    Killed half-way, it is a record already.
+    """
+    already = read_json(folder / PRUNED)["files"] if (folder / PRUNED).exists() else []
+    names = sorted({*already, *(file.name for file in files)})
+    write_json(folder / PRUNED, {"files": names, "why": why, "when": _now()})
+    (folder / DONE).unlink(missing_ok=True)
+    aside = set_aside(root)
+    for file in files:
+        file.rename(aside / file.name)
+    return aside
+
+
+def set_aside(root: Path) -> Path:
+    """A new folder for what is about to be deleted: moving it there is done at once, deleting takes its time."""
+    aside = root / REMOVED / secrets.token_hex(8)
+    aside.mkdir(parents=True)
+    return aside
+
+
+def _why_again(folder: Path) -> str:
+    """For a pruned stage that is needed: what is said before it is made again."""
+    told = read_json(folder / PRUNED)
+    return (
+        f"is here without {', '.join(told['files'])} ({told['why']}) and is made again; results recorded before stand on what it "
+        "was, which another machine or version may not give to the last digit"
+    )
+
+
 def _read_owner(partial: Path) -> dict[str, Any] | None:
     try:
-        owner: dict[str, Any] = read_json(partial / "owner.json")
+        owner: dict[str, Any] = read_json(partial / OWNER)
     except (OSError, ValueError):  # not written yet, or just finished
         return None
     return owner

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from cft_lab.evaluation.comparisons import Comparison, compare, describe
 from cft_lab.evaluation.statistics import item_interval, macro_interval, seed_sd
+from cft_lab.json_files import read_records
 from cft_lab.records import Grade, Outcome, Result, Score
 from cft_lab.stages.common import GRADES
-from cft_lab.store import read_records
 
 _FEW = 3  # arms whose differences are put in words too
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.config import TrackingConfig
-from cft_lab.store import write_json
+from cft_lab.json_files import write_json
 
 METRICS = "metrics.jsonl"
 

@@ -177,9 +177,7 @@ class SlurmCluster:
 
     def kill_node(self, node: str) -> None:
         """A node loses power: its daemon and all its jobs are gone, and the controller is told that it is down."""
-        _kill(
-            lambda command, env: (command[:1] == ["slurmd"] and node in command) or f"SLURMD_NODENAME={node}" in env, self.folder
-        )
+        _kill(lambda command, env: (command[:1] == ["slurmd"] and node in command) or f"SLURMD_NODENAME={node}" in env, self.folder)
         self.call("scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
 
     def revive_node(self, node: str) -> None:

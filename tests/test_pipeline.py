@@ -18,8 +18,8 @@ from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, Config
 from cft_lab.data.methods import METHODS, MIXES
 from cft_lab.evaluation.statistics import wilson
+from cft_lab.json_files import read_json, read_records
 from cft_lab.records import Generation, Grade, Outcome, Result
-from cft_lab.store import read_json, read_records
 
 ComposeCell = Callable[..., Config]
 STAGES_OF_CFT = {

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from cft_lab.store import DONE, Journal, Stage, Store, Work, source_hash
+from cft_lab.json_files import Journal
+from cft_lab.locks import is_held
+from cft_lab.store import CLAIMS, DONE, PRUNED, Stage, Store, Work, prune, source_hash
 
 
 def stage(name: str = "s", config: Mapping[str, Any] | None = None, make: Any = None, **more: Any) -> Stage:
@@ -223,3 +225,93 @@ def test_a_reopened_stage_is_completed_and_what_stood_on_it_is_kept_aside(tmp_pa
     assert sum("superseded" in line for line in lines) == 2
     store.ensure(third)
     assert store.manifest(first)["counts"] == {"rows": 2}
+
+
+def test_a_pruned_stage_is_a_record_that_nothing_new_is_built_on(tmp_path: Path) -> None:
+    def make(work: Work) -> Mapping[str, Any]:
+        (work.folder / "weights").mkdir()
+        (work.folder / "weights" / "model").write_text("heavy")
+        (work.folder / "curve").write_text("light")
+        return {"rows": 1}
+
+    store, lines = quiet(tmp_path)
+    heavy = stage("heavy", make=make)
+    result = stage("result", upstream={"of": heavy})
+    folder = store.ensure(heavy)
+    store.ensure(result)
+    aside = prune(tmp_path, folder, [folder / "weights"], "gc")
+    assert [path.name for path in aside.iterdir()] == ["weights"]
+    assert sorted(path.name for path in folder.iterdir()) == ["curve", "manifest.json", PRUNED]
+    assert not store.is_done(heavy)
+    assert list(store.unmade(result)) == []
+    assert {manifest["stage"] for _, manifest in store.finished()} == {"heavy", "result"}
+    created = store.manifest(heavy)["created"]
+    lines.clear()
+    store.ensure(result)
+    assert lines == [], "a result needs nothing of what it stood on"
+
+    other = stage("other", upstream={"of": heavy})
+    assert [made.name for made in store.unmade(other)] == ["heavy", "other"]
+    store.ensure(other)
+    assert any("again" in line and "without weights (gc)" in line for line in lines)
+    assert (folder / "weights" / "model").read_text() == "heavy"
+    assert (folder / DONE).exists()
+    assert not (folder / PRUNED).exists()
+    assert store.manifest(heavy)["replaces"] == {"created": created}
+
+
+def test_a_pruned_stage_stays_a_record_until_it_is_whole_again(tmp_path: Path) -> None:
+    def fail(work: Work) -> Mapping[str, Any]:
+        raise RuntimeError("no GPU")
+
+    store, _ = quiet(tmp_path)
+    folder = store.ensure(stage())
+    prune(tmp_path, folder, [folder / "out.txt"], "gc")
+    (folder / "more").touch()
+    prune(tmp_path, folder, [folder / "more"], "gc again")
+    assert json.loads((folder / PRUNED).read_text())["files"] == ["more", "out.txt"]
+    with pytest.raises(RuntimeError, match="no GPU"):
+        store.ensure(stage(make=fail))
+    assert store.manifest(stage())["counts"] == {"rows": 1}
+    assert (folder / PRUNED).exists()
+
+
+def claims_of(root: Path) -> list[tuple[list[str], bool]]:
+    """What is claimed in a store, and whether the claimant lives."""
+    return [(json.loads(path.read_text())["keys"], is_held(path.with_suffix(""))) for path in (root / CLAIMS).glob("*.json")]
+
+
+def test_what_a_running_process_needs_is_claimed_and_a_failure_leaves_the_claim(tmp_path: Path) -> None:
+    seen: list[tuple[list[str], bool]] = []
+
+    def look(work: Work) -> Mapping[str, Any]:
+        seen.extend(claims_of(tmp_path))
+        raise RuntimeError("stop")
+
+    store, _ = quiet(tmp_path)
+    above = stage("above", upstream={"of": stage("far")})
+    below = stage("below", make=look, upstream={"of": above})
+    store.ensure(above)
+    assert claims_of(tmp_path) == []
+    with pytest.raises(RuntimeError, match="stop"):
+        store.ensure(below)
+    assert seen == [([below.key, above.key], True)], "what a finished stage stood on is not needed again"
+    assert claims_of(tmp_path) == [([below.key, above.key], False)]
+    store.ensure(stage("fine"))
+    assert len(claims_of(tmp_path)) == 1, "a stage that was made leaves no claim"
+
+
+def test_a_waiter_on_a_removed_lock_file_does_not_share_it(tmp_path: Path) -> None:
+    from cft_lab.locks import open_lock, remove, take
+
+    first = take(tmp_path / "one.with.dots")
+    waiter = open_lock(tmp_path / "one.with.dots")
+    assert take(tmp_path / "one.with.dots") is None
+    remove(tmp_path / "one.with.dots", first)
+    waiter.acquire(timeout=5)
+    assert is_held(tmp_path / "one.with.dots")
+    assert take(tmp_path / "one.with.dots") is None
+    waiter.release()
+    assert not is_held(tmp_path / "one.with.dots")
+    assert not is_held(tmp_path / "never")
+    assert not (tmp_path / "never.lock").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from cft_lab.json_files import write_records
 from cft_lab.records import Grade, Outcome, Result, Sampling, Score
-from cft_lab.store import write_records
 from cft_lab.tables import collect_arms, compare_arms, label_cells, print_table
 
 N = 80

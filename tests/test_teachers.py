@@ -16,8 +16,9 @@ from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataError
 from cft_lab.data.critique_quality import quality, response_grades
 from cft_lab.engines.api.errors import ApiError, BudgetReached, CostNotConfirmed
+from cft_lab.json_files import read_json, read_records
 from cft_lab.records import Critique, Example, Failure, Grade, Problem, Response
-from cft_lab.store import Store, read_json, read_records
+from cft_lab.store import Store
 
 ComposeCell = Callable[..., Config]
 ROWS = 60

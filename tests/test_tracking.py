@@ -10,7 +10,7 @@ from cells import DEBUG
 
 from cft_lab import pipeline
 from cft_lab.config import Config
-from cft_lab.store import read_json
+from cft_lab.json_files import read_json
 from cft_lab.tracking import MetricsFile, read_metrics
 
 ComposeCell = Callable[..., Config]

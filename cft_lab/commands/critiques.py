@@ -11,8 +11,9 @@ from typing import Any
 
 from cft_lab.commands.listing import find_stage, printable
 from cft_lab.data.critique_quality import response_grades
+from cft_lab.json_files import read_json, read_records
 from cft_lab.records import Critique, Failure, Grade, Problem, Response
-from cft_lab.store import MANIFEST, read_json, read_records
+from cft_lab.store import MANIFEST, PRUNED
 
 SHOWN = ("any", "disagreeing", "unparsed")
 _RATES = {
@@ -47,6 +48,9 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(manifest["counts"], indent=2))
         return 0
     _print_report(manifest)
+    if (folder / PRUNED).exists():
+        print("  no samples: this store has only the record of this stage (`python -m cft_lab import`)")
+        return 0
     _print_samples(options, folder, manifest["upstream"])
     return 0
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from cft_lab.commands.listing import find_stage, printable
 from cft_lab.config import DataError
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
+from cft_lab.json_files import read_json, read_records
 from cft_lab.records import Grade, Outcome, to_row
 from cft_lab.stages import GRADES, SCORE
-from cft_lab.store import read_json, read_records
 
 SHOWN = ("disagreements", *(outcome.value for outcome in Outcome))
 

@@ -24,3 +24,19 @@ def printable(text: str) -> str:
     """A model's text made safe for a terminal: no control characters but line breaks and tabs, and not endless."""
     shown = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text[:LONGEST])
     return shown + (f" [{len(text) - LONGEST:,} characters more]" if len(text) > LONGEST else "")
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people say it, such as 1.5 GB (of 1e9 bytes)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} TB"
+
+
+def time_text(seconds: float) -> str:
+    """A time as people say it, such as 12 min."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

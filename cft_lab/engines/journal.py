@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from cft_lab.engines.base import Engine, Prompt
+from cft_lab.json_files import Journal
 from cft_lab.records import Completion, Sampling, to_row
-from cft_lab.store import Journal
 
 
 class Memory:

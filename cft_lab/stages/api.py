@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from cft_lab.config import ApiConfig, Config, PricesConfig
 from cft_lab.engines.base import Prompt
 from cft_lab.engines.journal import Memory
+from cft_lab.json_files import write_json
 from cft_lab.records import Completion, Sampling
-from cft_lab.store import Work, write_json
+from cft_lab.store import Work
 
 if TYPE_CHECKING:
     from cft_lab.engines.api.cost import Price

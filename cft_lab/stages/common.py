@@ -19,10 +19,11 @@ from cft_lab.engines.progress import Progress
 from cft_lab.engines.sharding import FolderEngine, ModelFolder, open_model
 from cft_lab.evaluation.grading import Submission, grade_many
 from cft_lab.evaluation.profiles import profile_of
+from cft_lab.json_files import Journal
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Message, Problem, Sampling
 from cft_lab.stages.api import open_api
-from cft_lab.store import Journal, Work
+from cft_lab.store import Work
 from cft_lab.tracking import MetricsFile
 
 PROBLEMS, RESPONSES, CRITIQUES, EXAMPLES = "problems.jsonl", "responses.jsonl", "critiques.jsonl", "examples.jsonl"

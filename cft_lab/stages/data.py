@@ -26,13 +26,14 @@ from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
 from cft_lab.evaluation.grading import GRADERS_VERSION, Submission, grade_many
 from cft_lab.evaluation.profiles import ANY, LAB
 from cft_lab.evaluation.protocols import direct
+from cft_lab.json_files import read_records, write_records
 from cft_lab.lab import WORLD_VERSION
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Completion, Critique, Example, Grade, Message, Outcome, Problem, Response, Sampling
 from cft_lab.stages import writers
 from cft_lab.stages.common import CRITIQUES, EXAMPLES, GRADES, MODEL, PROBLEMS, RESPONSES, open_engine, prompt_texts
 from cft_lab.stages.writers import Replies, Writer
-from cft_lab.store import Stage, Work, read_records, write_records
+from cft_lab.store import Stage, Work
 from cft_lab.verdicts import parse_verdict
 
 #: fields of a source that later stages read

@@ -15,6 +15,7 @@ from cft_lab.evaluation.grading import GRADERS_VERSION
 from cft_lab.evaluation.protocols import PROTOCOLS
 from cft_lab.evaluation.sample_scores import sample_scores
 from cft_lab.evaluation.statistics import item_interval
+from cft_lab.json_files import read_json, read_records, write_json, write_records
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Outcome, Result, Score, from_row, to_row
 from cft_lab.stages.api import api_lacks
@@ -29,7 +30,7 @@ from cft_lab.stages.common import (
     prompt_texts,
     sampling_of,
 )
-from cft_lab.store import MANIFEST, Stage, Store, Work, read_json, read_records, write_json, write_records
+from cft_lab.store import MANIFEST, Stage, Store, Work
 from cft_lab.tracking import Tracker, read_metrics
 
 SCORE, RESULT = "score.json", "result.json"
@@ -196,9 +197,9 @@ def track(config: Config, store: Store, finished: Stage, trained: Stage | None) 
         if BENCHMARKS[score.benchmark].private:  # its text, and what quotes it, stays here
             continue
         scored = finished.upstream[score.benchmark]
-        samples[score.benchmark] = _samples(
-            config, score.benchmark, store.folder(scored), store.folder(scored.upstream["generations"])
-        )
+        generated = store.folder(scored.upstream["generations"])
+        if (generated / GENERATIONS).exists():  # or the result was imported without them
+            samples[score.benchmark] = _samples(config, score.benchmark, store.folder(scored), generated)
     tracker.cell_run(finished.key, record.cell, values, samples, curve, trained.key if trained else None)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from cft_lab.config import Config, key_part
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
 from cft_lab.evaluation.protocols import direct
+from cft_lab.json_files import read_json, write_json
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Outcome, Sampling
 from cft_lab.stages.common import CURVE, MODEL, cell_label, grade_all, link_folder, open_engines, prompt_texts
-from cft_lab.store import Stage, Work, read_json, write_json
+from cft_lab.store import Stage, Work
 from cft_lab.training.candidates import candidate_folder, candidate_step, list_candidates
 
 Curve = list[dict[str, int]]  # rows of {"step", "correct", "n"}

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from cft_lab.config import Config, key_part
+from cft_lab.json_files import read_records, write_json
 from cft_lab.prompts import FORMATS, eval_solve
 from cft_lab.records import Example
 from cft_lab.stages.common import EXAMPLES, MODEL, cell_label, prompt_texts
 from cft_lab.stages.selection import score_new, scoring_settings
-from cft_lab.store import Stage, Work, read_records, write_json
+from cft_lab.store import Stage, Work
 from cft_lab.tracking import Tracker, read_metrics
 from cft_lab.training.candidates import candidate_step, list_candidates
 from cft_lab.training.job import TrainingJob

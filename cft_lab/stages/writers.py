@@ -19,12 +19,13 @@ from cft_lab.engines.api.cost import price_of, unreported_usd
 from cft_lab.engines.base import Engine, Prompt
 from cft_lab.engines.journal import Memory
 from cft_lab.engines.oracle import OracleEngine
+from cft_lab.json_files import Journal, read_json, write_records
 from cft_lab.lab.oracle import Oracle
 from cft_lab.records import Completion, Failure, Sampling
 from cft_lab.runtime import cached_snapshot, hub_cache
 from cft_lab.stages.api import OBSERVED, api_lacks, open_api
 from cft_lab.stages.common import JOURNAL, open_folder
-from cft_lab.store import Journal, Work, read_json, write_records
+from cft_lab.store import Work
 
 FAILED = "failed.jsonl"
 

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from cft_lab.config import Config, DataError
-from cft_lab.store import write_json
+from cft_lab.json_files import write_json
 from cft_lab.sweeps import run_folder, stage_job
 from cft_lab.sweeps.plan import PlannedStage, is_made
 from cft_lab.sweeps.run_folder import RunFolder

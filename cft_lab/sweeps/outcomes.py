@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cft_lab.json_files import read_json
 from cft_lab.records import Result, from_row
 from cft_lab.stages import RESULT
-from cft_lab.store import read_json
 from cft_lab.sweeps.plan import PlannedCell, PlannedStage, is_made
 from cft_lab.sweeps.run_folder import RunFolder
 from cft_lab.tables import print_table

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cft_lab.store import read_json, write_json
+from cft_lab.json_files import read_json, write_json
 
 _LOCK, _ABOUT = "owner.lock", "owner.json"  # in the run folder
 

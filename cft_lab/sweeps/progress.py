@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.evaluation.benchmarks import BENCHMARKS
+from cft_lab.json_files import read_json
 from cft_lab.stages.common import JOURNAL
-from cft_lab.store import MANIFEST, read_json
+from cft_lab.store import MANIFEST
 from cft_lab.sweeps.plan import PlannedStage
 from cft_lab.tracking import read_metrics
 

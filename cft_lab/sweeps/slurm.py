@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
 
-
 class SubmitError(RuntimeError):
     """SLURM took some of the jobs, or none, for a reason that passes: a full queue, a controller that does not answer."""
 

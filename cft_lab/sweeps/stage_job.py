@@ -19,7 +19,8 @@ from pathlib import Path
 from cft_lab import pipeline, preflight, stages
 from cft_lab.config import Config, ConfigError, DataError
 from cft_lab.engines.api.errors import ApiError
-from cft_lab.store import Stage, Store, write_json
+from cft_lab.json_files import write_json
+from cft_lab.store import Stage, Store
 from cft_lab.sweeps import run_folder
 from cft_lab.sweeps.plan import COMPUTING, kind_of
 from cft_lab.sweeps.run_folder import RunFolder

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cft_lab.store import read_json
+from cft_lab.json_files import read_json
 from cft_lab.sweeps import presence, slurm_queue
 from cft_lab.sweeps.plan import PlannedCell, PlannedStage, is_made, to_make
 from cft_lab.sweeps.progress import Progress, progress_of

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cft_lab.store import read_json, write_json
+from cft_lab.json_files import read_json, write_json
 from cft_lab.sweeps import slurm_queue
 from cft_lab.sweeps.run_folder import RunFolder
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cft_lab.config import DataError, SelectionConfig, TrainConfig
+from cft_lab.json_files import read_json, read_records, write_json
 from cft_lab.records import Example
 from cft_lab.runtime import load_model, resolve_precision
-from cft_lab.store import read_json, read_records, write_json
 from cft_lab.tracking import MetricsFile
 from cft_lab.training.candidates import candidate_folder, check_model_folder, save_candidate
 from cft_lab.training.errors import Requeue, TrainingError

@@ -24,8 +24,8 @@ from typing import IO, Any
 
 from cft_lab.config import PROJECT_ROOT, DataError, TrainConfig
 from cft_lab.engines.sharding import visible_gpus
+from cft_lab.json_files import read_json
 from cft_lab.runtime import has_gpu
-from cft_lab.store import read_json
 from cft_lab.tracking import METRICS
 from cft_lab.training.errors import Requeue, TrainingError
 from cft_lab.training.job import FAILED, OUTCOME, Report, TrainingJob, run_rank, write_job

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cft_lab.store import read_json
+from cft_lab.json_files import read_json
 from cft_lab.training.errors import TrainingError
 from cft_lab.training.ranks import Ranks
 

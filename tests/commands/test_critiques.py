@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cft_lab.commands import critiques
-from cft_lab.store import MANIFEST, write_json
+from cft_lab.json_files import write_json
+from cft_lab.store import MANIFEST
 
 RATE = {"share": None, "interval": None, "count": 0, "n": 0}
 

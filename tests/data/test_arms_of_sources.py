@@ -10,8 +10,9 @@ from hub_folders import EXPECTED, FOLDERS
 from cft_lab import pipeline
 from cft_lab.config import Config
 from cft_lab.data.methods import METHODS, MIXES
+from cft_lab.json_files import read_records
 from cft_lab.records import Critique, Example
-from cft_lab.store import Store, read_records
+from cft_lab.store import Store
 
 ComposeCell = Callable[..., Config]
 ARMS = [name for name in (*METHODS, *MIXES) if name != "base"]

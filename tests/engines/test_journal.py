@@ -4,8 +4,8 @@ from pathlib import Path
 
 from cft_lab.engines.base import Prompt
 from cft_lab.engines.journal import JournalEngine, Memory
+from cft_lab.json_files import Journal
 from cft_lab.records import Completion, Message, Sampling
-from cft_lab.store import Journal
 
 PROMPTS = [Prompt(f"p{i}", (Message("user", f"say {i}"),)) for i in range(6)]
 SAMPLING = Sampling(4)

@@ -25,8 +25,8 @@ from cft_lab.engines.api.cost import most_tokens
 from cft_lab.engines.api.errors import REFUSE, RETRY, SHOWN, STOP, ApiError, Failure, status_failure, stop_error
 from cft_lab.engines.api.online import Row, Sender, failed_row, text_row
 from cft_lab.engines.base import Prompt
+from cft_lab.json_files import read_json, write_json
 from cft_lab.records import Sampling
-from cft_lab.store import read_json, write_json
 
 OVER = ("completed", "expired", "failed", "cancelled")
 ID_LENGTH = 40  # characters of a prompt's id that go into its custom_id

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from cft_lab.config import ApiConfig, PricesConfig
 from cft_lab.engines.api.errors import ApiError, BudgetReached, CostNotConfirmed
 from cft_lab.engines.base import Prompt
+from cft_lab.json_files import read_json, write_json
 from cft_lab.records import Completion, Sampling
-from cft_lab.store import read_json, write_json
 
 CHARACTERS_PER_TOKEN = 4  # OpenAI's rule of thumb for English text
 ENOUGH_SEEN = 20  # completions whose mean is a better basis than a rule of thumb

@@ -18,8 +18,8 @@ from cft_lab.config import PROJECT_ROOT
 from cft_lab.engines.api import client
 from cft_lab.engines.api.engine import OpenAIEngine
 from cft_lab.engines.journal import JournalEngine
+from cft_lab.json_files import Journal
 from cft_lab.records import Sampling
-from cft_lab.store import Journal
 
 #: more than a third of all calls fail, in every way that there is
 FAULTS = {

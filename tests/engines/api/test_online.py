@@ -20,8 +20,8 @@ from cft_lab.engines.api.engine import OpenAIEngine
 from cft_lab.engines.api.errors import ApiError, BudgetReached
 from cft_lab.engines.base import Prompt
 from cft_lab.engines.journal import JournalEngine
+from cft_lab.json_files import Journal, write_json
 from cft_lab.records import Completion, Message, Sampling
-from cft_lab.store import Journal, write_json
 
 GREEDY = Sampling(100)
 PRICE = Price(1000.0, 1000.0, 0.5)  # a thousandth of a dollar per token
