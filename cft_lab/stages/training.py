@@ -106,13 +106,12 @@ def _train_in_turns(config: Config, work: Work, run: Run) -> dict[str, Any]:
 
 def _let_go(config: Config, work: Work, keep: int) -> None:
     """Removes all but `keep` candidates: the best so far where they are scored, else the last."""
-    folders = list_candidates(work.folder)
-    ranked = [candidate_step(folder) for folder in reversed(folders)]
+    held = {candidate_step(folder): folder for folder in list_candidates(work.folder)}
+    ranked = sorted(held, reverse=True)
     if config.train.selection.scored_on is not None:
-        ranked = [row["step"] for row in score_new(config, work, folders)]
-    for folder in folders:
-        if candidate_step(folder) not in ranked[:keep]:
-            shutil.rmtree(folder)
+        ranked = [row["step"] for row in score_new(config, work, list(held.values())) if row["step"] in held]
+    for step in ranked[keep:]:
+        shutil.rmtree(held[step])
 
 
 def _show_first_example(config: Config, work: Work) -> None:

@@ -33,7 +33,7 @@ def candidate_folder(folder: Path, step: int) -> Path:
 
 def list_candidates(folder: Path) -> list[Path]:
     """The candidates of a training, oldest first."""
-    return sorted(folder.glob("step-*"))
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
 def candidate_step(candidate: Path) -> int:
