@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cft_lab.config import Config, ConfigError, DataConfig
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -69,56 +71,80 @@ def _percentiles(ordered: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True)
 class _Counted:
-    """Lengths that were counted once: their 2.5th, 7.5th, ... 97.5th percentiles, each of which stands for a twentieth of the rows."""
+    """Lengths that were counted once: their 2.5th, 7.5th, ... 97.5th percentiles, each standing for a twentieth of the rows."""
 
     lengths: tuple[int, ...]
     target_share: float  # of rows of up to 2048 tokens
     basis: str
 
 
-#: (scale, kind of target) -> what was counted on real rows of that kind.
-#: Paper scale: with Qwen's byte-pair vocabulary, 19 tokens of chat template and the end of the turn included. The critique rows are a
-#: public sample in the schema of WebInstruct-CFT, by several teachers, about solutions that models wrote; those of WebInstruct
-#: itself were not at hand. The response rows are from the MATH training set. Lab: with the lab tokenizer, data=lab-web.
+#: (whose tokens, kind of target) -> what was counted on real rows of that kind.
+#: Paper scale: with Qwen's byte-pair vocabulary, 19 tokens of chat template and the end of the turn included. The critique rows
+#: are those without thoughts of a public sample of 120, by several teachers, about solutions that models wrote; WebInstruct's own
+#: were not at hand, and their solutions are probably shorter. The response rows are from the MATH training set. Lab: data=lab-web.
 _COUNTED = {
     ("paper", "critique"): _Counted(
-        (817, 872, 913, 953, 1056, 1158, 1195, 1230, 1287, 1335, 1424, 1543, 1623, 1681, 1913, 2265, 2437, 2670, 3289, 4891),
-        0.449,
-        "counted on 120 public critique rows in the schema of WebInstruct-CFT, Qwen tokens",
+        (805, 844, 894, 929, 971, 1053, 1150, 1182, 1204, 1238, 1290, 1325, 1399, 1471, 1600, 1670, 1831, 2368, 2599, 2969),
+        0.424,
+        "counted on 98 public critique rows of WebInstruct-CFT's schema, in Qwen tokens",
     ),
     ("paper", "response"): _Counted(
         (83, 103, 117, 130, 142, 156, 168, 179, 193, 205, 219, 236, 253, 276, 304, 334, 375, 442, 562, 834),
         0.665,
-        "counted on 3,000 rows of the MATH training set, Qwen tokens",
+        "counted on 3,000 rows of the MATH training set, in Qwen tokens",
     ),
     ("lab", "critique"): _Counted(
         (92, 103, 112, 123, 130, 132, 134, 137, 142, 146, 149, 152, 164, 169, 173, 177, 182, 186, 190, 196),
         0.418,
-        "counted on 3,000 examples of method=cft data=lab-web, lab tokens",
+        "counted on 3,000 examples of method=cft data=lab-web, in lab tokens",
     ),
     ("lab", "response"): _Counted(
         (51, 53, 56, 59, 60, 72, 74, 74, 76, 78, 79, 80, 82, 90, 94, 95, 98, 100, 104, 110),
         0.526,
-        "counted on 3,000 examples of method=sft data=lab-web, lab tokens",
+        "counted on 3,000 examples of method=sft data=lab-web, in lab tokens",
     ),
 }
 
 
-def assumed_lengths(scale: str, kind: str, examples: int, max_length: int) -> Lengths:
-    """What `examples` examples are taken to look like: `scale` is lab or paper, `kind` of target critique or response.
+#: method -> the config group of a source and what is imitated there
+_SOURCES = {
+    "sft": (("data", "response"),),
+    "sft-verified": (("data", "response"),),
+    "sft-teacher": (("data", "response"),),
+    "cft": (("data", "critique"),),
+    "cft-short": (("data", "critique"),),
+    "mix": (("data", "critique"), ("mix_data", "response")),
+    "base": (),
+}
 
-    Rows over `max_length` are dropped, as in training. If all would be, the longest allowed stands for them.
-    """
-    counted = _COUNTED[scale, kind]
+
+def assumed_lengths(config: Config) -> Lengths:
+    """What the examples of a cell are taken to look like before they are made. Raises ConfigError if the method trains nothing."""
+    sources = _SOURCES[config.method.name]
+    if not sources:
+        raise ConfigError(f"method={config.method.name} trains nothing, so there is no training to plan: choose another method")
+    parts = []
+    for group, kind in sources:
+        data: DataConfig = getattr(config, group)
+        scale = "lab" if config.model.lab is not None and data.source == "lab" else "paper"
+        parts.append(_assumed(_COUNTED[scale, kind], data, config.train.max_length))
+    return joined(parts)
+
+
+def _assumed(counted: _Counted, data: DataConfig, max_length: int) -> Lengths:
+    """Rows over `max_length` are dropped, as in training. If all would be, the longest allowed stands for them."""
     kept = [length for length in counted.lengths if length <= max_length] or [max_length]
-    share = min(1.0, len(kept) / len(counted.lengths))
-    sequences = max(1, round(examples * share))
+    mean = sum(kept) / len(kept)
+    examples = data.examples or data.pool
+    if data.supervised_tokens is not None:
+        examples = max(1, round(data.supervised_tokens / (mean * counted.target_share)))
+    sequences = max(1, round(examples * min(1.0, len(kept) / len(counted.lengths))))
     return Lengths(
         examples=examples,
         sequences=sequences,
         too_long=examples - sequences,
         without_target=0,
-        mean=sum(kept) / len(kept),
+        mean=mean,
         mean_squared=sum(length * length for length in kept) / len(kept),
         percentiles=(*_percentiles(kept)[:-1], (100, max_length)),
         target_share=counted.target_share,

@@ -6,8 +6,8 @@ Qwen2 and Llama differ here in one thing: Qwen2's query, key and value projectio
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cft_lab.config import ModelConfig, ShapeConfig
@@ -63,6 +63,11 @@ def count_parameters(shape: ShapeConfig) -> Parameters:
     )
 
 
+def count_text(number: float) -> str:
+    """A number of parameters as text."""
+    return f"{number / 1e9:.2f} G" if number >= 1e8 else f"{number / 1e6:.2f} M"
+
+
 def training_flops(shape: ShapeConfig, tokens: float, targets: float, squared: float) -> float:
     """FLOP of forward and backward over sequences with so many tokens, target tokens and (sum over sequences) tokens squared.
 
@@ -96,12 +101,11 @@ def shape_of(model: ModelConfig) -> ShapeConfig | None:
     if model.shape is not None or model.hub_id is None:
         return model.shape
     folder = cached_snapshot(model.hub_id, model.revision)
-    return None if folder is None else shape_of_folder(folder)
+    return None if folder is None else shape_from(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
-def shape_of_folder(folder: Path) -> ShapeConfig | None:
-    """The shape that a model folder's config.json tells; None for another architecture than Qwen2 or Llama."""
-    told: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def shape_from(told: Mapping[str, Any]) -> ShapeConfig | None:
+    """The shape that a model's config.json tells; None for another architecture than Qwen2 or Llama."""
     if told.get("model_type") not in ("qwen2", "llama"):
         return None
     return ShapeConfig(
