@@ -11,8 +11,8 @@ register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> Result | str:
-    """Checks the composed cell, makes what is missing of it and returns its result (or why it was refused)."""
+def main(config: DictConfig) -> Result | str | None:
+    """Checks the composed cell, makes what is missing of it and returns its result (or why it was refused; none of a preflight)."""
     return run_cell(config)
 
 

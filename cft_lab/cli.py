@@ -16,8 +16,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+<<<<<<< HEAD
 from cft_lab.config import PROJECT_ROOT, ConfigError, DataError
 from cft_lab.hydra_config import explain, to_config
+=======
+from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataError
+from cft_lab.hydra_config import explain_unknown_field, to_config
+>>>>>>> estimate
 from cft_lab.records import Result
 
 
@@ -36,14 +41,20 @@ _session = _Session()
 _DEBUG = "HYDRA_FULL_ERROR"
 
 
-def run_cell(composed: DictConfig) -> Result | str:
-    """Checks and runs one cell, its stages reported on stderr. Bad input is said and returned as text: other cells go on."""
+def run_cell(composed: DictConfig) -> Result | str | None:
+    """Checks and runs one cell, its stages reported on stderr. Bad input is said and returned as text: other cells go on.
+
+    With `train.preflight` the plan of its training is printed instead, and there is no result.
+    """
     from cft_lab import pipeline, preflight
 
     try:
         _refuse_sweep_files()
         config = to_config(composed)
         preflight.check(config)
+        if config.train.preflight:
+            _print_training_plan(config)
+            return None
         pipeline.check(config)
     except ConfigError as error:
         if _session.full_errors:
@@ -54,6 +65,7 @@ def run_cell(composed: DictConfig) -> Result | str:
     return pipeline.run(config, say if config.progress else lambda line: None)
 
 
+<<<<<<< HEAD
 def run_sweep(arguments: list[str], hydra_overrides: list[str]) -> None:
     """Runs the cells of a `-m` command line and prints their tables. Raises ConfigError if any cell is bad input."""
     from cft_lab.sweeps import run
@@ -73,6 +85,22 @@ def _refuse_sweep_files() -> None:
     chosen = HydraConfig.get().runtime.choices.get("sweeps")
     if chosen:
         raise ConfigError(f"sweeps={chosen} is a list of cells: add -m (`python run.py -m sweeps={chosen}`), and no hydra/sweeper")
+=======
+def _print_training_plan(config: Config) -> None:
+    """Prints the plan of the cell's training. Raises ConfigError if it cannot run as it is."""
+    from cft_lab import pipeline
+    from cft_lab.stages.training_plan import plan_training, print_plan
+    from cft_lab.store import Store
+
+    try:
+        trained = pipeline.plan(config).trained
+    except DataError:  # a data file that the keys are made of is not here: all is assumed
+        trained = None
+    plan = plan_training(config, trained, Store(pipeline.output_root(config)))
+    print_plan(plan)
+    if plan.problems:
+        raise ConfigError(*plan.problems)
+>>>>>>> estimate
 
 
 def say(line: str) -> None:

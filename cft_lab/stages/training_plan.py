@@ -1,0 +1,269 @@
+"""What `train.preflight=true` prints: the plan of a training, before a GPU, weights, a network or data are needed.
+
+Figures are measured where the examples, the tokenizer or an earlier training of the same model are in the store; all others are
+estimates, each labelled with what it rests on. The formulae are in training/estimate.py, shapes.py and costs.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cft_lab.config import Config, ConfigError
+from cft_lab.json_files import read_records
+from cft_lab.prompts import FORMATS
+from cft_lab.records import Example
+from cft_lab.runtime import hub_cache, render_prompt, render_target, token_ids
+from cft_lab.stages.common import EXAMPLES, MODEL, cell_label
+from cft_lab.store import Stage, Store
+from cft_lab.tracking import read_metrics
+from cft_lab.training.costs import GB, SHAPE_REMEDY, Disk, Steps, Time, count_steps, estimate_disk, estimate_time
+from cft_lab.training.devices import Device, find_device
+from cft_lab.training.encode import encode_examples
+from cft_lab.training.estimate import Memory, Setting, estimate_memory
+from cft_lab.training.fitting import gib, misfit, plural, setting_of
+from cft_lab.training.lengths import Lengths, assumed_lengths, measured_lengths
+from cft_lab.training.shapes import count_parameters, count_text, shape_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SAMPLE = 2000  # examples whose tokens are counted
+_SHOWN = 400  # characters of a prompt or target that are shown
+_MOMENTS = {"loss": "at the loss", "backward": "in the backward pass", "end": "at the end of the backward pass"}
+
+Row = tuple[str, str, str]  # what, figure, basis
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Everything that is known of a training before it starts. `problems` are reasons why it cannot run as it is."""
+
+    label: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def plan_training(config: Config, trained: Stage | None, store: Store) -> TrainingPlan:
+    """The plan of a cell's training; `trained` is its candidates stage, whose upstream stages are looked up in the store.
+
+    Raises ConfigError if the cell trains nothing, or if nobody knows what the model looks like.
+    """
+    assumed = assumed_lengths(config)
+    shape = shape_of(config.model)
+    if shape is None:
+        raise ConfigError(f"model={config.model.name} cannot be planned for, because its shape is not known: {SHAPE_REMEDY}")
+    device = find_device(config)
+    tokenizer = _tokenizer(config, trained, store)
+    examples = _examples(trained, store)
+    lengths = _measured(config, tokenizer, examples) if tokenizer and examples else assumed
+    steps = count_steps(config, lengths)
+    setting = setting_of(config, shape, device, lengths)
+    memory = estimate_memory(setting)
+    disk = estimate_disk(config, shape, steps, setting.precision, store.root)
+    time = estimate_time(config.train, shape, lengths, device, _measured_speed(trained, store, device))
+    checks = list(_tokenizer_checks(config, tokenizer, examples)) if tokenizer else []
+    problems = [*misfit(f"model={config.model.name}", setting, memory, device), *(line for fine, line in checks if not fine)]
+    if disk.shortage and device.here:
+        problems.append(disk.shortage)
+    notes = [line for fine, line in checks if fine] or [f"not checked: the tokenizer of {_source(config)} is not here"]
+    if disk.shortage and not device.here:
+        notes.append(f"on this machine, {disk.shortage}")
+    shown = list(_decoded_row(config, tokenizer, examples)) if tokenizer and examples else ["no row is shown: not made yet"]
+    rows = (
+        *_model_rows(setting, device, config),
+        *_token_rows(lengths),
+        *_step_rows(config, setting, steps),
+        *_memory_rows(memory, device),
+        *_cost_rows(time, disk, device),
+    )
+    return TrainingPlan(cell_label(config), rows, (*notes, *shown), tuple(problems))
+
+
+def _source(config: Config) -> str:
+    return config.model.hub_id or config.model.name
+
+
+def _model_rows(setting: Setting, device: Device, config: Config) -> Iterator[Row]:
+    shape, train = setting.shape, setting.config
+    number = count_parameters(shape).total
+    told = f"{count_text(number)} parameters: {shape.layers} blocks of width {shape.hidden_size:,}, vocabulary {shape.vocab_size:,}"
+    where = "model.lab" if config.model.lab else "model.shape" if config.model.shape else "its config.json"
+    yield "model", told, where
+    kept = f"weights in {train.weights}, {train.optimizer}, checkpointing {train.activation_checkpointing}"
+    yield "settings", f"passes in {setting.precision}, {kept}", "train.*"
+    memory = f" of {gib(device.memory)}" if device.memory is not None else ""
+    yield "device", f"{plural(device.ranks, device.noun)}{memory} ({device.name})", device.memory_basis
+
+
+def _token_rows(lengths: Lengths) -> Iterator[Row]:
+    dropped = f"{lengths.too_long:,} too long, {lengths.without_target:,} without target"
+    rows = f"{lengths.examples:,} examples, {lengths.sequences:,} sequences ({dropped})"
+    yield "tokens", f"{rows}; {lengths.tokens / 1e6:,.2f} M tokens an epoch, {lengths.target_share:.0%} supervised", lengths.basis
+    told = ", ".join(f"{percent} %: {length:,}" for percent, length in lengths.percentiles)
+    yield "lengths", f"mean {lengths.mean:,.0f}; percentiles {told}", "as above"
+
+
+def _step_rows(config: Config, setting: Setting, steps: Steps) -> Iterator[Row]:
+    train = config.train
+    yield "steps", steps.words, f"{plural(train.epochs, 'epoch')}, a candidate every {train.save_every_steps}"
+    fit = f"{plural(setting.micro_batches, 'micro-batch')} of up to {setting.micro_batch_tokens:,} tokens"
+    yield "batch", f"{train.global_batch_size:,} sequences a step; {fit} on each", "train.micro_batch_tokens"
+
+
+def _memory_rows(memory: Memory, device: Device) -> Iterator[Row]:
+    against = ""
+    if device.memory is not None:
+        against = f" of {gib(device.memory)}: {'fits' if memory.total <= device.memory else 'DOES NOT FIT'}"
+    basis = "estimated" if device.memory is not None else f"estimated; nothing to compare with: {device.memory_basis}"
+    yield "memory", f"{gib(memory.total)}{against}, peak {_MOMENTS[memory.moment]}", basis
+    for part in memory.parts:
+        yield "", f"{gib(part.num_bytes):>12}  {part.name}", part.basis
+
+
+def _cost_rows(time: Time, disk: Disk, device: Device) -> Iterator[Row]:
+    if time.hours is None or time.device_hours is None:
+        yield "time", f"{time.flops:.2e} FLOP; hours not estimated", time.basis
+    else:
+        long = f"{time.hours:,.1f} hours" if time.hours >= 1 else f"{60 * time.hours:,.1f} minutes"
+        of_gpus = f", {time.device_hours:,.1f} GPU-hours" if device.kind == "cuda" else ""
+        yield "time", f"{time.flops:.2e} FLOP: {long}{of_gpus}; saving and selection come on top", time.basis
+    held = f"{plural(disk.held, 'candidate')} of {disk.candidate / GB:,.3g} GB, resume states {disk.resume / GB:,.3g} GB"
+    yield "disk", f"{disk.needed / GB:,.3g} GB at once: {held}; {disk.free / GB:,.3g} GB free", f"free at {disk.folder}"
+
+
+def _examples(trained: Stage | None, store: Store) -> list[Example]:
+    """The examples of this very cell, if they are made."""
+    stage = trained.upstream["examples"] if trained else None
+    if stage is None or not store.is_done(stage):
+        return []
+    return read_records(store.folder(stage) / EXAMPLES, Example)
+
+
+def _tokenizer(config: Config, trained: Stage | None, store: Store) -> PreTrainedTokenizerBase | None:
+    """The base model's tokenizer, if it lies on this disk: a lab model's, a folder's or one in the hub's cache."""
+    stage = trained.upstream["base"] if trained else None
+    folder = store.folder(stage) / MODEL if stage and store.is_done(stage) else _hub_folder(config)
+    if folder is None or not (folder / "tokenizer_config.json").exists():
+        return None
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer
+
+
+def _hub_folder(config: Config) -> Path | None:
+    """Where the tokenizer of a hub model would lie, be its weights there or not."""
+    hub_id = config.model.hub_id
+    if hub_id is None:
+        return None
+    if Path(hub_id).is_dir():
+        return Path(hub_id)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, "tokenizer_config.json", cache_dir=hub_cache(), revision=config.model.revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _measured(config: Config, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> Lengths:
+    """Lengths of the real examples, or of as many as are quickly counted, evenly spread."""
+    sample = examples[:: max(1, len(examples) // _SAMPLE)]
+    style, train = FORMATS[config.model.prompt_format].style, config.train
+    encoded = encode_examples(sample, tokenizer, style, config.model.end_of_turn, train.max_length)
+    if not encoded.sequences:
+        longer = f"have more than train.max_length={train.max_length} tokens"
+        raise ConfigError(f"all {len(sample):,} examples that were counted {longer}: raise it")
+    counted = [len(sequence.ids) for sequence in encoded.sequences]
+    found = measured_lengths(counted, encoded.num_targets, encoded.too_long, 0, "measured on the examples in the store")
+    if len(sample) == len(examples):
+        return found
+    share = len(examples) / len(sample)
+    return dataclasses.replace(
+        found,
+        examples=len(examples),
+        sequences=max(1, round(found.sequences * share)),
+        too_long=len(examples) - max(1, round(found.sequences * share)),
+        basis=f"measured on {len(sample):,} of the {len(examples):,} examples in the store",
+    )
+
+
+def _tokenizer_checks(
+    config: Config, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> Iterator[tuple[bool, str]]:
+    """(whether all is well, what was found) of what goes wrong silently between a tokenizer, its special tokens and a training."""
+    turn, style = config.model.end_of_turn, FORMATS[config.model.prompt_format].style
+    stop = tokenizer.get_vocab().get(turn)
+    found = f"token {stop}" if stop is not None else "not a token of this tokenizer"
+    yield stop is not None, f"model.end_of_turn={turn!r} is {found}"
+    if tokenizer.pad_token_id == stop:
+        yield True, f"PAD is the end of the turn ({turn}): it stays supervised, because nothing is padded in training"
+    if tokenizer.eos_token_id != stop:
+        yield True, f"the EOS is another token ({tokenizer.eos_token}): candidates are saved to stop at either"
+    if style == "chat" and not tokenizer.chat_template:
+        yield False, f"the tokenizer has no chat template, which model.prompt_format={config.model.prompt_format} needs"
+    if examples and stop is not None:
+        split = sum(not _is_prefix(tokenizer, style, example) for example in examples[:100])
+        of = min(len(examples), 100)
+        yield True, f"prompt ids begin the ids of prompt and target together in {of - split} of {of} rows; both are encoded apart"
+
+
+def _is_prefix(tokenizer: PreTrainedTokenizerBase, style: str, example: Example) -> bool:
+    """Whether a model that generates after the prompt is at the token where training began its target."""
+    prompt = render_prompt(tokenizer, style, example.messages)
+    ids = token_ids(tokenizer, prompt)
+    return token_ids(tokenizer, prompt + render_target(style, example.target))[: len(ids)] == ids
+
+
+def _decoded_row(config: Config, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> Iterator[str]:
+    """One row as the model reads it, decoded from its ids, the supervised part marked."""
+    style = FORMATS[config.model.prompt_format].style
+    for example in examples:
+        encoded = encode_examples([example], tokenizer, style, config.model.end_of_turn, config.train.max_length)
+        for sequence in encoded.sequences:
+            parts = (list(sequence.ids[: sequence.start]), list(sequence.ids[sequence.start :]))
+            prompt, target = (str(tokenizer.decode(part)) for part in parts)
+            yield f"a row of {len(sequence.ids):,} tokens, its {sequence.num_targets:,} supervised ones in ⟦⟧:"
+            yield f"{_shortened(prompt)}⟦{_shortened(target)}⟧"
+            return
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} [{len(text) - _SHOWN:,} characters more] {text[-_SHOWN // 2 :]}"
+
+
+def _measured_speed(trained: Stage | None, store: Store, device: Device) -> tuple[float, str] | None:
+    """Tokens a second of one device in the latest training of the same base model on such a device, and which that was."""
+    if trained is None or not device.here:
+        return None
+    base = trained.upstream["base"].key
+    for folder, manifest in reversed(list(store.finished())):
+        if manifest["stage"] != "candidates" or manifest["upstream"].get("base") != base:
+            continue
+        counts = manifest["counts"]
+        speeds = [row["tokens_per_s"] for row in read_metrics(folder) if "tokens_per_s" in row]
+        if speeds and counts.get("device") == ("cpu" if device.kind == "cpu" else device.name):
+            return statistics.median(speeds) / counts.get("processes", 1), f"in the training {manifest['key']} of this model here"
+    return None
+
+
+def print_plan(plan: TrainingPlan) -> None:
+    """Prints a plan on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, 132)
+    table = Table(box=None, pad_edge=False)
+    for head in ("", "estimate", "basis"):
+        table.add_column(head, overflow="fold")
+    for what, figure, basis in plan.rows:
+        table.add_row(what, figure, f"[{basis}]")
+    console.print(f"Training plan: {plan.label}. Nothing was started.", style="bold", soft_wrap=True)
+    console.print(table)
+    for note in plan.notes:
+        console.print(note, soft_wrap=True)

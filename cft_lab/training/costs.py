@@ -1,0 +1,175 @@
+"""What a training costs in steps, hours and disk, before it starts; and roughly what an evaluation will."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from cft_lab.config import Config, ConfigError, OptimizationConfig, ShapeConfig
+from cft_lab.evaluation.benchmarks import BENCHMARKS
+from cft_lab.training.devices import Device, find_device, passes_precision
+from cft_lab.training.estimate import optimizer_bytes
+from cft_lab.training.lengths import Lengths, assumed_lengths
+from cft_lab.training.shapes import count_parameters, shape_of, training_flops
+
+GB = 1e9
+#: share of the peak that training reaches, where none was measured, and where the figure is from
+ASSUMED_UTILIZATION = 0.35
+UTILIZATION_BASIS = "33 to 39 % published by torchtitan for Llama 3.1 8B under FSDP2 on 8 to 128 H100"
+#: of a GPU whose peak nobody stated, where a cost is wanted all the same
+ASSUMED_TFLOPS = 989.0
+#: output tokens a second of a GPU that generates with a 7B model in large batches, in bf16, and where the figure is from
+_GENERATED_PER_SECOND, _GENERATED_PARAMETERS = 10_000.0, 8e9
+_GENERATED_BASIS = "10,000 output tokens/s of an 8B model on a GPU (sglang issue 1008), in proportion to the parameters"
+_RESUME_STATES = 3  # two are kept while the next is written
+_RECOMPUTED = {"none": 0.0, "selective": 0.0, "full": 1 / 3}  # work done twice, as a share; selective repeats no matrix product
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A training in optimizer steps."""
+
+    total: int
+    warmup: int
+    candidates: int
+
+    @property
+    def words(self) -> str:
+        """For a plan."""
+        return f"{self.total:,} optimizer steps, {self.warmup:,} of them warm-up; {self.candidates:,} candidates"
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long a training takes; None where nothing is known to compute it from."""
+
+    flops: float  # of the whole training, over all devices
+    hours: float | None
+    device_hours: float | None
+    basis: str
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What a training needs on the disk at once, in bytes, against what is free there."""
+
+    candidate: float  # one of them
+    held: int  # candidates on the disk at once
+    resume: float  # all resume states that are on the disk at once
+    free: float
+    folder: Path
+
+    @property
+    def needed(self) -> float:
+        """All at once."""
+        return self.candidate * self.held + self.resume
+
+    @property
+    def shortage(self) -> str | None:
+        """What to do if it does not fit; None if it does."""
+        if self.needed <= self.free:
+            return None
+        return (
+            f"the training needs {self.needed / GB:,.0f} GB of disk and {self.free / GB:,.0f} GB are free at {self.folder}: set "
+            "train.keep_candidates=1, or train.selection.mode=none (one candidate), or set output_root to a larger disk"
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate for planning: hours of one GPU each, disk in GB (10^9 bytes), and what both rest on. None: not known."""
+
+    gpu_hours: float | None
+    disk_gb: float
+    basis: str
+
+
+def count_steps(config: Config, lengths: Lengths) -> Steps:
+    """Steps, warm-up and candidates, as the loop counts them: an epoch's last, smaller batch is a step, and the end a candidate."""
+    train = config.train
+    total = train.epochs * math.ceil(lengths.sequences / train.global_batch_size)
+    candidates = 1 if train.selection.mode == "none" else math.ceil(total / train.save_every_steps)
+    return Steps(total, math.ceil(train.warmup_ratio * total), candidates)
+
+
+def estimate_time(
+    config: OptimizationConfig, shape: ShapeConfig, lengths: Lengths, device: Device, measured: tuple[float, str] | None = None
+) -> Time:
+    """FLOP of the training over those that the devices do: peak x utilization, less what checkpointing computes again.
+
+    `measured` is (tokens per second of one device, where that was measured): it comes before every assumption.
+    """
+    tokens, squared = lengths.tokens * config.epochs, lengths.mean_squared * lengths.sequences * config.epochs
+    flops = training_flops(shape, tokens, lengths.targets * config.epochs, squared)
+    if measured is not None:
+        hours = tokens / measured[0] / device.ranks / 3600
+        return Time(flops, hours, hours * device.ranks, f"measured: {measured[0]:,.0f} tokens/s {measured[1]}")
+    if device.tflops is None:
+        return Time(flops, None, None, f"{device.tflops_basis}: set train.device_tflops")
+    utilization = ASSUMED_UTILIZATION / (1 + _RECOMPUTED[config.activation_checkpointing])
+    hours = flops / (device.tflops * 1e12 * utilization * device.ranks) / 3600
+    basis = (
+        f"assumed: {utilization:.0%} of {device.tflops:g} TFLOP/s ({device.tflops_basis}), from {UTILIZATION_BASIS}"
+        f"{', less a forward pass done twice' if config.activation_checkpointing == 'full' else ''}"
+    )
+    return Time(flops, hours, hours * device.ranks, basis)
+
+
+def estimate_disk(config: Config, shape: ShapeConfig, steps: Steps, precision: str, folder: Path) -> Disk:
+    """Candidates, in bf16 if that is what they were computed in (`precision`), and resume states (weights and optimizer state).
+
+    One candidate more than `train.keep_candidates` is there while it is scored, and the next resume state is written beside the two
+    that are kept.
+    """
+    train = config.train
+    number = count_parameters(shape).total
+    held = steps.candidates if train.keep_candidates is None else min(steps.candidates, train.keep_candidates + 1)
+    states = min(_RESUME_STATES, math.ceil(steps.total / train.resume_every_steps))
+    state = number * ((4 if train.weights == "fp32" else 2) + optimizer_bytes(train))
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    candidate = number * (2 if "bf16" in (precision, train.weights) else 4)
+    return Disk(candidate, held, states * state, shutil.disk_usage(there).free, there)
+
+
+def training_cost(config: Config) -> Cost:
+    """GPU-hours and disk of a cell's training, with assumed lengths. Raises ConfigError if it trains nothing, or has no shape."""
+    shape = shape_of(config.model)
+    if shape is None:
+        raise ConfigError(f"model={config.model.name} has no model.shape: {SHAPE_REMEDY}")
+    lengths, device = assumed_lengths(config), find_device(config)
+    steps = count_steps(config, lengths)
+    disk = estimate_disk(config, shape, steps, passes_precision(config.train, device), Path("/"))
+    if device.kind == "cpu":
+        return Cost(0.0, disk.needed / GB, "trained on the CPU")
+    if device.tflops is None:
+        device = dataclasses.replace(device, tflops=ASSUMED_TFLOPS, tflops_basis="an H100's, because no GPU is stated")
+    time = estimate_time(config.train, shape, lengths, device)
+    return Cost(time.device_hours, disk.needed / GB, f"{time.basis}; lengths {lengths.basis}")
+
+
+SHAPE_REMEDY = (
+    "add it to conf/model (shape: {architecture, hidden_size, intermediate_size, layers, heads, kv_heads, vocab_size, "
+    "tied_embeddings}), or fetch the model"
+)
+
+
+def evaluation_cost(config: Config, benchmark: str) -> Cost:
+    """GPU-hours of evaluating the cell's model on a benchmark, at most: every text is taken to run to its length limit."""
+    shape = shape_of(config.model)
+    if shape is None:
+        return Cost(None, 0.0, "the model's shape is not known")
+    if find_device(config).kind == "cpu":
+        return Cost(0.0, 0.0, "evaluated on the CPU")
+    size = BENCHMARKS[benchmark].size
+    items = size if config.benchmarks.items is None else min(size, config.benchmarks.items)
+    inference = config.inference
+    rounds = 2 * inference.max_rounds if inference.name == "two-stage" else 1
+    tokens = items * inference.samples * inference.max_new_tokens * rounds
+    seconds = tokens * count_parameters(shape).total / _GENERATED_PARAMETERS / _GENERATED_PER_SECOND
+    told = f"at most: {items:,} items x {inference.samples} x {inference.max_new_tokens:,} tokens x {rounds} texts"
+    return Cost(seconds / 3600, 0.0, f"{told}; {_GENERATED_BASIS}")

@@ -1,0 +1,120 @@
+"""What follows from a decoder's shape alone, without its weights: how many parameters it has, how many FLOP a step costs.
+
+Qwen2 and Llama differ here in one thing: Qwen2's query, key and value projections have biases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cft_lab.config import ModelConfig, ShapeConfig
+from cft_lab.lab.language import MAX_NUMBER, PERCENTS
+from cft_lab.runtime import cached_snapshot
+
+_NUMBERS = max(MAX_NUMBER, *PERCENTS) + 1
+#: what the lab tokenizer adds to its BPE: every number after a blank, and those of two digits or more without one
+NUMBER_TOKENS = _NUMBERS + max(_NUMBERS - 10, 0)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameters of a decoder by part."""
+
+    embedding: int
+    output: int  # 0 if the output projection is the embedding
+    block: int
+    blocks: int  # of all blocks together
+    norm: int
+    matrices: int  # of a block: what matrix products multiply with
+
+    @property
+    def total(self) -> int:
+        """All parameters, each once."""
+        return self.embedding + self.output + self.blocks + self.norm
+
+
+def head_size(shape: ShapeConfig) -> int:
+    """Width of one attention head."""
+    return shape.hidden_size // shape.heads
+
+
+def kv_size(shape: ShapeConfig) -> int:
+    """Width of all keys (or values) of a token."""
+    return shape.kv_heads * head_size(shape)
+
+
+def count_parameters(shape: ShapeConfig) -> Parameters:
+    """Counts what transformers' Qwen2ForCausalLM and LlamaForCausalLM hold (a test builds both and compares)."""
+    width, kv = shape.hidden_size, kv_size(shape)
+    matrices = 2 * width * width + 2 * width * kv + 3 * width * shape.intermediate_size
+    biases = width + 2 * kv if shape.architecture == "qwen2" else 0
+    block = matrices + biases + 2 * width
+    table = shape.vocab_size * width
+    return Parameters(
+        embedding=table,
+        output=0 if shape.tied_embeddings else table,
+        block=block,
+        blocks=shape.layers * block,
+        norm=width,
+        matrices=matrices,
+    )
+
+
+def count_text(number: float) -> str:
+    """A number of parameters as text."""
+    return f"{number / 1e9:.2f} G" if number >= 1e8 else f"{number / 1e6:.2f} M"
+
+
+def training_flops(shape: ShapeConfig, tokens: float, targets: float, squared: float) -> float:
+    """FLOP of forward and backward over sequences with so many tokens, target tokens and (sum over sequences) tokens squared.
+
+    A matrix product with a [K, N] weight costs 2 K N a token; attention, whose query sees the keys before it, costs
+    2 n^2 `hidden_size` a sequence of n tokens in each block (half of both products, scores and weighted values); the output
+    projection is paid for target tokens only, because no other position reaches it. The backward pass costs twice the
+    forward pass (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). What checkpointing computes again is not counted, as in
+    model FLOPs utilization (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+    """
+    blocks = 2 * shape.layers * (count_parameters(shape).matrices * tokens + shape.hidden_size * squared)
+    return 3 * (blocks + 2 * shape.vocab_size * shape.hidden_size * targets)
+
+
+def shape_of(model: ModelConfig) -> ShapeConfig | None:
+    """The shape of a model that can be trained: a lab model's, the one in its config, or the one in its folder on this disk.
+
+    None if the model is behind an API, or neither conf/model nor the local cache says what it looks like.
+    """
+    if model.lab is not None:
+        lab = model.lab
+        return ShapeConfig(
+            architecture=lab.architecture,
+            hidden_size=lab.hidden_size,
+            intermediate_size=lab.intermediate_size,
+            layers=lab.layers,
+            heads=lab.heads,
+            kv_heads=lab.kv_heads,
+            vocab_size=lab.vocab_size + NUMBER_TOKENS,
+            tied_embeddings=lab.tied_embeddings,
+        )
+    if model.shape is not None or model.hub_id is None:
+        return model.shape
+    folder = cached_snapshot(model.hub_id, model.revision)
+    return None if folder is None else shape_from(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def shape_from(told: Mapping[str, Any]) -> ShapeConfig | None:
+    """The shape that a model's config.json tells; None for another architecture than Qwen2 or Llama."""
+    if told.get("model_type") not in ("qwen2", "llama"):
+        return None
+    return ShapeConfig(
+        architecture=told["model_type"],
+        hidden_size=told["hidden_size"],
+        intermediate_size=told["intermediate_size"],
+        layers=told["num_hidden_layers"],
+        heads=told["num_attention_heads"],
+        kv_heads=told.get("num_key_value_heads") or told["num_attention_heads"],
+        vocab_size=told["vocab_size"],
+        tied_embeddings=bool(told.get("tie_word_embeddings", False)),
+    )
