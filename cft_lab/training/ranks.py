@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -157,7 +158,16 @@ def fill(model: PreTrainedModel, folder: Path, ranks: Ranks) -> None:
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}  # tied weights once
-    load(weights, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=ranks.world == 1)
+    with one_process_is_meant():
+        load(weights, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=ranks.world == 1)
+
+
+@contextlib.contextmanager
+def one_process_is_meant() -> Iterator[None]:
+    """Silences torch's warning that a checkpoint is saved or loaded without a process group."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,20 +8,18 @@ The last two are kept. A state can be loaded by another number of processes than
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import random
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cft_lab.json_files import read_json
 from cft_lab.training.errors import TrainingError
-from cft_lab.training.ranks import Ranks
+from cft_lab.training.ranks import Ranks, one_process_is_meant
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +92,7 @@ def load_resume(
     state = _state(folder, step)
     index = read_json(state / INDEX)
     moments = get_optimizer_state_dict(model, optimizer)  # makes those of a fresh optimizer, so that there is room to load
-    with _one_process_is_meant():
+    with one_process_is_meant():
         tensors = {"model": _weights(model), "optimizer": moments["state"]}
         load(tensors, storage_reader=FileSystemReader(state), no_dist=ranks.world == 1)
     set_optimizer_state_dict(model, optimizer, moments)
@@ -190,15 +188,8 @@ def _write_tensors(made: Path, tensors: dict[str, Any], ranks: Ranks) -> None:
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    with _one_process_is_meant():
+    with one_process_is_meant():
         save(tensors, storage_writer=FileSystemWriter(made, sync_files=True), no_dist=ranks.world == 1)
-
-
-@contextlib.contextmanager
-def _one_process_is_meant() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        yield
 
 
 def _cannot_save(folder: Path, step: int, tensors: dict[str, Any], error: BaseException) -> str:
