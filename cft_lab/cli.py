@@ -16,13 +16,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-<<<<<<< HEAD
-from cft_lab.config import PROJECT_ROOT, ConfigError, DataError
-from cft_lab.hydra_config import explain, to_config
-=======
 from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataError
-from cft_lab.hydra_config import explain_unknown_field, to_config
->>>>>>> estimate
+from cft_lab.hydra_config import explain, to_config
 from cft_lab.records import Result
 
 
@@ -65,7 +60,6 @@ def run_cell(composed: DictConfig) -> Result | str | None:
     return pipeline.run(config, say if config.progress else lambda line: None)
 
 
-<<<<<<< HEAD
 def run_sweep(arguments: list[str], hydra_overrides: list[str]) -> None:
     """Runs the cells of a `-m` command line and prints their tables. Raises ConfigError if any cell is bad input."""
     from cft_lab.sweeps import run
@@ -85,7 +79,8 @@ def _refuse_sweep_files() -> None:
     chosen = HydraConfig.get().runtime.choices.get("sweeps")
     if chosen:
         raise ConfigError(f"sweeps={chosen} is a list of cells: add -m (`python run.py -m sweeps={chosen}`), and no hydra/sweeper")
-=======
+
+
 def _print_training_plan(config: Config) -> None:
     """Prints the plan of the cell's training. Raises ConfigError if it cannot run as it is."""
     from cft_lab import pipeline
@@ -100,7 +95,6 @@ def _print_training_plan(config: Config) -> None:
     print_plan(plan)
     if plan.problems:
         raise ConfigError(*plan.problems)
->>>>>>> estimate
 
 
 def say(line: str) -> None:
