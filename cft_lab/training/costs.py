@@ -74,7 +74,7 @@ class Disk:
             return None
         return (
             f"the training needs {self.needed / GB:,.0f} GB of disk and {self.free / GB:,.0f} GB are free at {self.folder}: set "
-            "train.keep_candidates=1, or train.selection.mode=none (one candidate), or set output_root to a larger disk"
+            "train.keep_candidates=2, or train.selection.mode=none (one candidate), or set output_root to a larger disk"
         )
 
 
