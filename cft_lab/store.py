@@ -32,6 +32,7 @@ RecordT = TypeVar("RecordT")
 
 DONE = "DONE"
 MANIFEST = "manifest.json"
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: asked to end, everything is saved, start the same command again
 _warned: set[Path] = set()  # stage folders that this process has warned about
 KEY_LENGTH = 16  # hex digits: 64 bits; a store would need 10^8 stages for a collision chance of 10^-4
 
