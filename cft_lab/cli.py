@@ -1,6 +1,7 @@
 """What the commands say and how they end: one clear message for bad input, a way on after Ctrl-C, a table at the end.
 
-Exit codes: 0 done, 1 something failed while running, 2 bad input (nothing was started), 130 interrupted.
+Exit codes: 0 done, 1 something failed while running, 2 bad input (nothing was started), 75 asked to end by SIGTERM or SIGUSR2
+(everything is saved: start the same command again), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from omegaconf import DictConfig
 from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataError
 from cft_lab.hydra_config import explain, to_config
 from cft_lab.records import Result
+from cft_lab.store import EXIT_REQUEUE
+from cft_lab.training.errors import Requeue, TrainingError
+from cft_lab.training.signals import ending_at_once
 
 
 @dataclass
@@ -34,6 +38,7 @@ class _Session:
 
 _session = _Session()
 _DEBUG = "HYDRA_FULL_ERROR"
+_HOW_TO_GO_ON = "What is finished stays, what was begun is resumed: run the same command again."
 
 
 def run_cell(composed: DictConfig) -> Result | str | None:
@@ -113,16 +118,20 @@ def guarded(main: Callable[[], Any]) -> None:
     _session.full_errors = os.environ.get(_DEBUG) == "1"
     os.environ[_DEBUG] = "1"
     try:
-        main()
+        with ending_at_once():
+            main()
     except KeyboardInterrupt:
-        say("\nInterrupted. What is finished stays, what was begun is resumed: run the same command again.")
+        say(f"\nInterrupted. {_HOW_TO_GO_ON}")
         sys.exit(130)
+    except Requeue as ended:
+        say(f"\n{ended} {_HOW_TO_GO_ON}")
+        sys.exit(EXIT_REQUEUE)
     except Exception as error:
         if _session.full_errors:
             raise
         message = _bad_input(error)
         if message is None:
-            if isinstance(error, (DataError, ApiError)):
+            if isinstance(error, (DataError, ApiError, TrainingError)):
                 say(f"Stopped: {error}")
             else:
                 traceback.print_exc()

@@ -38,6 +38,7 @@ PRUNED = "pruned.json"  # says which files are not there, and why
 MANIFEST, OWNER = "manifest.json", "owner.json"  # of a finished stage, and of one that is being made
 CLAIMS = "claims"  # folder of what running processes need; see `Store.claim`
 REMOVED, IMPORTING = "removed", "importing"  # folders of what is being deleted, and of what is being unpacked
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: asked to end, everything is saved, start the same command again
 _warned: set[Path] = set()  # stage folders that this process has warned about
 KEY_LENGTH = 16  # hex digits: 64 bits; a store would need 10^8 stages for a collision chance of 10^-4
 
