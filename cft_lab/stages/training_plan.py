@@ -60,7 +60,8 @@ def plan_training(config: Config, trained: Stage | None, store: Store) -> Traini
         raise ConfigError(f"model={config.model.name} cannot be planned for, because its shape is not known: {SHAPE_REMEDY}")
     device = find_device(config)
     tokenizer = _tokenizer(config, trained, store)
-    examples = _examples(trained, store)
+    known = tokenizer is not None and config.model.end_of_turn in tokenizer.get_vocab()
+    examples = _examples(trained, store) if known else []
     lengths = _measured(config, tokenizer, examples) if tokenizer and examples else assumed
     steps = count_steps(config, lengths)
     setting = setting_of(config, shape, device, lengths)
