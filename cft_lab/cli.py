@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from cft_lab.config import PROJECT_ROOT, ConfigError, DataError
-from cft_lab.hydra_config import explain_unknown_field, to_config
+from cft_lab.hydra_config import explain, to_config
 from cft_lab.records import Result
 
 
@@ -27,6 +27,7 @@ class _Session:
 
     finished: list[tuple[tuple[str, ...], Result | str]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    failed: bool = False  # a cell of a sweep has no result
     output_root: str = ""
     full_errors: bool = False  # the user wants tracebacks
 
@@ -40,6 +41,7 @@ def run_cell(composed: DictConfig) -> Result | str:
     from cft_lab import pipeline, preflight
 
     try:
+        _refuse_sweep_files()
         config = to_config(composed)
         preflight.check(config)
         pipeline.check(config)
@@ -50,6 +52,27 @@ def run_cell(composed: DictConfig) -> Result | str:
         say(_session.refused[-1])
         return "not started: " + "; ".join(error.problems)
     return pipeline.run(config, say if config.progress else lambda line: None)
+
+
+def run_sweep(arguments: list[str], hydra_overrides: list[str]) -> None:
+    """Runs the cells of a `-m` command line and prints their tables. Raises ConfigError if any cell is bad input."""
+    from cft_lab.sweeps import run
+    from cft_lab.sweeps.outcomes import print_tables
+
+    asked, plan = run.request(arguments, hydra_overrides)
+    folder = run.start(asked, plan, say if plan.configs[0].progress else lambda line: None)
+    if not print_tables(folder, {sweep.name: sweep.caption for sweep in asked.sweeps}):
+        _session.failed = True
+        say(f"\nWhat is finished stays: after the cause is removed, run the same command again. This run: {folder.path}")
+
+
+def _refuse_sweep_files() -> None:
+    """A single cell, or one of Hydra's own sweeper, is no list of cells."""
+    from hydra.core.hydra_config import HydraConfig
+
+    chosen = HydraConfig.get().runtime.choices.get("sweeps")
+    if chosen:
+        raise ConfigError(f"sweeps={chosen} is a list of cells: add -m (`python run.py -m sweeps={chosen}`), and no hydra/sweeper")
 
 
 def say(line: str) -> None:
@@ -86,7 +109,9 @@ def guarded(main: Callable[[], Any]) -> None:
             sys.exit(1)
         say(message)
         sys.exit(2)
-    sys.exit(2 if _session.refused else 0)
+    if _session.refused:
+        sys.exit(2)
+    sys.exit(1 if _session.failed else 0)
 
 
 def _refusal(error: ConfigError) -> str:
@@ -95,16 +120,12 @@ def _refusal(error: ConfigError) -> str:
 
 def _bad_input(error: Exception) -> str | None:
     """The message for an error that the user can mend; None for a failure of ours or of the machine."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     if isinstance(error, ConfigError):
         return _refusal(error)
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        cause = f": {error.__cause__}" if error.__cause__ else ""
-        what = explain_unknown_field(error) or f"{error}{cause}".replace("\n", "\n    ")
-        return f"Not started, for this reason:\n  - {what}\n`python run.py --help` lists the groups and their choices."
-    return None
+    what = explain(error)
+    if what is None:
+        return None
+    return f"Not started, for this reason:\n  - {what}\n`python run.py --help` lists the groups and their choices."
 
 
 class TableCallback(Callback):

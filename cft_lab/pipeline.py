@@ -48,9 +48,12 @@ def _examples(config: Config, base: Stage) -> Stage:
     return stages.examples(config, pool, responded, critiqued, base)
 
 
-def check(config: Config) -> None:
-    """Raises ConfigError, with all that this machine lacks for the stages that are yet to be made."""
-    lacking = list(preflight.lacking(config))
+def check(config: Config, *, computes: bool = True) -> None:
+    """Raises ConfigError, with all that this machine lacks for the stages that are yet to be made.
+
+    `computes`: whether this is the machine that trains and evaluates, or one that hands this to others.
+    """
+    lacking = list(preflight.lacking(config, computes=computes))
     store = Store(output_root(config))
     try:
         result = plan(config).result
@@ -66,9 +69,7 @@ def run(config: Config, say: Callable[[str], None] = print) -> Result:
     """Makes what is missing of a cell and returns its result. The config must have passed `preflight.check` and `check`."""
     cell = plan(config)
     store = Store(output_root(config), say)
-    if config.teacher.retry_failed or config.responses.retry_failed:
-        _reopen_failed(config, store, cell.result)
-        _tried.update(store.folder(stage) for stage in cell.result.walk())
+    reopen_failed(config, store, cell.result)
     folder = store.ensure(cell.result)
     stages.track(config, store, cell.result, cell.trained)
     return from_row(Result, read_json(folder / stages.RESULT))
@@ -77,10 +78,13 @@ def run(config: Config, say: Callable[[str], None] = print) -> Result:
 _tried: set[Path] = set()  # stages of cells that retried lost rows: none is opened again for the next cell that shares it
 
 
-def _reopen_failed(config: Config, store: Store, result: Stage) -> None:
-    """Opens finished stages again that lost rows."""
+def reopen_failed(config: Config, store: Store, result: Stage) -> None:
+    """Opens finished stages again that lost rows, if the config wants these to be tried again."""
+    if not (config.teacher.retry_failed or config.responses.retry_failed):
+        return
     for stage in _with_lost_rows(config, store, result):
         stages.forget_refused(store.reopen(stage))
+    _tried.update(store.folder(stage) for stage in result.walk())
 
 
 def _with_lost_rows(config: Config, store: Store, result: Stage) -> list[Stage]:

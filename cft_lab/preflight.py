@@ -156,20 +156,30 @@ def _check_benchmark(field: str, name: str) -> Iterator[str]:
         yield f"{field}={name!r} is unknown: choose from {', '.join(BENCHMARKS)}"
 
 
-def lacking(config: Config) -> Iterator[str]:
-    """What this machine lacks for the cell, one line each; stages tell what they lack themselves."""
-    yield from _missing_benchmarks(config)
+def compute_lacks(config: Config) -> Iterator[str]:
+    """What this machine lacks for training and evaluating the cell's model, one line each."""
     model = config.model
     if model.scale == "paper" and model.api_model is None and not has_gpu():
         yield f"model={model.name} needs a GPU, and there is none here: run where there is one, or choose model=lab-qwen2"
+    if config.engine.kind == "vllm" and importlib.util.find_spec("vllm") is None:
+        yield "engine=vllm: the package vllm is not installed: `pip install 'cft_lab[vllm]'`, or choose engine=transformers"
+
+
+def lacking(config: Config, *, computes: bool = True) -> Iterator[str]:
+    """What this machine lacks for the cell, one line each; stages tell what they lack themselves.
+
+    `computes`: whether this is the machine that trains and evaluates.
+    """
+    yield from _missing_benchmarks(config)
+    if computes:
+        yield from compute_lacks(config)
+    model = config.model
     if model.hub_id is not None and cached_snapshot(model.hub_id, model.revision) is None:
         at = f" at revision {model.revision}" if model.revision else ""
         yield (
             f"model.hub_id={model.hub_id}: its weights{at} are not in the local cache {hub_cache()}: fetch them where there is a "
             f"network (`hf download {model.hub_id}`), set HF_HUB_CACHE, or set model.hub_id to a local folder"
         )
-    if config.engine.kind == "vllm" and importlib.util.find_spec("vllm") is None:
-        yield "engine=vllm: the package vllm is not installed: `pip install 'cft_lab[vllm]'`, or choose engine=transformers"
     if config.tracking.kind == "wandb" and importlib.util.find_spec("wandb") is None:
         yield "tracking=wandb: the package wandb is not installed: `pip install wandb`, or choose tracking=none"
     if config.tracking.kind == "wandb" and config.tracking.mode == "online" and not _wandb_key():

@@ -6,29 +6,26 @@ frozen into a run folder and read back; `stages_of` gives the live stages again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cft_lab import pipeline
-from cft_lab.config import SCORED_MODES, Config
-from cft_lab.store import DONE, Stage
+from cft_lab.config import SCORED_MODES, Config, DataError
+from cft_lab.store import DONE, MANIFEST, Stage
+from cft_lab.sweeps.expand import AskedCell, Problems
 
 KINDS = ("data", "teacher", "train", "evaluation", "record")  # what a stage asks of a machine; see `kind_of`
+COMPUTING = ("train", "evaluation")  # the kinds that a paper-scale model needs a GPU for
 
 
-@dataclass(frozen=True)
-class PlannedCell:
-    """One cell of a table. Cells with the same `result` key are one distinct cell, and share `config` (an index)."""
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell(AskedCell):
+    """A cell in a plan. Cells with the same `result` key are one distinct cell, and share `config` (an index)."""
 
-    sweep: str  # name of the sweep file; empty for a plain grid
-    row: str
-    column: str
-    label: str  # how the cell is called in messages and in the printed table
-    overrides: tuple[str, ...]
     config: int
     result: str
-    published: Mapping[str, str] = field(default_factory=dict)  # the printed row that it answers to; see published/
 
 
 @dataclass(frozen=True)
@@ -52,28 +49,27 @@ class Plan:
     configs: tuple[Config, ...]
 
 
-def make_plan(cells: Sequence[tuple[PlannedCell, Config]]) -> Plan:
-    """Plans cells whose configs have been checked; `config` and `result` of the given records are filled in here.
-
-    Raises DataError if a data file that keys are made of is not there.
-    """
+def make_plan(cells: Sequence[tuple[AskedCell, Config]]) -> tuple[Plan, Problems]:
+    """Plans cells whose configs have been checked; also tells which could not be, because data files of theirs are not there."""
     distinct: dict[str, int] = {}
     stages: dict[str, PlannedStage] = {}
     configs: list[Config] = []
     planned = []
+    problems = Problems()
     for cell, config in cells:
-        result = pipeline.plan(config).result
+        try:
+            result = pipeline.plan(config).result
+        except DataError as error:
+            problems.add(cell, str(error))
+            continue
         if result.key not in distinct:
             distinct[result.key] = len(configs)
             configs.append(config)
             for stage in result.walk():
                 stages.setdefault(stage.key, _planned(stage, config, distinct[result.key]))
-        planned.append(
-            PlannedCell(
-                cell.sweep, cell.row, cell.column, cell.label, cell.overrides, distinct[result.key], result.key, cell.published
-            )
-        )
-    return Plan(tuple(planned), tuple(stages.values()), tuple(configs))
+        asked = {item.name: getattr(cell, item.name) for item in dataclasses.fields(AskedCell)}
+        planned.append(PlannedCell(**asked, config=distinct[result.key], result=result.key))
+    return Plan(tuple(planned), tuple(stages.values()), tuple(configs)), problems
 
 
 def _planned(stage: Stage, config: Config, cell: int) -> PlannedStage:
@@ -99,8 +95,11 @@ def kind_of(name: str, config: Config) -> str:
 
 
 def to_make(plan: Plan, root: Path) -> list[PlannedStage]:
-    """The stages that have to be made in the store at `root`, in order: what tables read (results and scores) and is not there, and
-    what that stands on as far as it is not there either. What a finished stage stood on is not needed again."""
+    """The stages that have to be made in the store at `root`, in order.
+
+    These are scores and results that are not there, whatever left no trace at all (its folder was deleted, or never made), and what
+    those stand on as far as it is not there. A stage that left its manifest, pruned or imported, is made for what needs it only.
+    """
     by_key = {stage.key: stage for stage in plan.stages}
     wanted: set[str] = set()
 
@@ -111,14 +110,28 @@ def to_make(plan: Plan, root: Path) -> list[PlannedStage]:
                 want(by_key[key])
 
     for stage in plan.stages:
-        if stage.name in ("scores", "result"):
+        if stage.name in ("scores", "result") or not (root / stage.name / stage.key / MANIFEST).exists():
             want(stage)
     return [stage for stage in plan.stages if stage.key in wanted]
+
+
+def lost(plan: Plan, root: Path) -> list[PlannedStage]:
+    """The stages of `to_make` that something finished was built on: their folders were deleted."""
+    missing = to_make(plan, root)
+    built_on = {key for stage in plan.stages if is_made(stage, root) for key in stage.upstream}
+    return [stage for stage in missing if stage.key in built_on]
 
 
 def is_made(stage: PlannedStage, root: Path) -> bool:
     """Whether a stage is finished in the store at `root`."""
     return (root / stage.name / stage.key / DONE).exists()
+
+
+def result_stages(plan: Plan) -> list[PlannedStage]:
+    """The last stage of each distinct cell, in the order of `configs`."""
+    by_key = {stage.key: stage for stage in plan.stages}
+    keys = {cell.config: cell.result for cell in plan.cells}
+    return [by_key[keys[index]] for index in range(len(plan.configs))]
 
 
 def stages_of(plan: Plan) -> dict[str, Stage]:

@@ -24,7 +24,8 @@ from typing import Any
 
 from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataConfig
-from cft_lab.store import provenance, read_json, write_json
+from cft_lab.json_files import read_json, write_json
+from cft_lab.store import provenance
 from cft_lab.sweeps.plan import Plan, PlannedCell, PlannedStage
 
 SWEEPS, PLAN = "sweeps", "plan.json"

@@ -1,5 +1,6 @@
 """Makes stages of a run folder in a process of their own: `python -m cft_lab.sweeps.stage_job RUN_FOLDER KEY...`
 
+With --serve, keys come from stdin, a line each; each stage writes to its log, and stdout answers `KEY made` or `KEY failed`.
 Exit codes: 0 made (or already there), 1 failed (the reason is in RUN_FOLDER/failures/KEY.json), 2 the run folder cannot be used,
 75 stopped before the end and to be started again (see training/signals.py), 130 interrupted.
 """
@@ -12,16 +13,20 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
-from cft_lab import pipeline, stages
+from cft_lab import pipeline, preflight, stages
 from cft_lab.config import Config, ConfigError, DataError
 from cft_lab.engines.api.errors import ApiError
-from cft_lab.store import Stage, Store, write_json
+from cft_lab.json_files import write_json
+from cft_lab.store import Stage, Store
 from cft_lab.sweeps import run_folder
+from cft_lab.sweeps.plan import COMPUTING, kind_of
 from cft_lab.sweeps.run_folder import RunFolder
 
 _LAST_LINES = 30  # of a traceback, kept in a failure
+MADE = "made"  # the answer to a key
 LOG_VARIABLE = "CFT_LAB_STAGE_LOG"  # who starts this process says in it where its output goes
 
 
@@ -29,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Makes the named stages in the order given, and goes on after one that failed; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m cft_lab.sweeps.stage_job", description=__doc__)
     parser.add_argument("run_folder", type=Path)
-    parser.add_argument("keys", nargs="+", metavar="KEY")
+    parser.add_argument("keys", nargs="*", metavar="KEY")
+    parser.add_argument("--serve", action="store_true", help="take keys from stdin")
     options = parser.parse_args(arguments)
     try:
         folder = run_folder.load(options.run_folder.absolute())
@@ -37,16 +43,34 @@ def main(arguments: list[str] | None = None) -> int:
         say(str(error))
         return 2
     os.chdir(folder.about["directory"])  # paths of the config start there
+    if options.serve:
+        _serve(folder)
+        return 0
     made = [make(folder, key) for key in options.keys]
     return 0 if all(made) else 1
 
 
-def make(folder: RunFolder, key: str) -> bool:
-    """Makes one stage of the sweep; returns whether it is there, and otherwise writes why not."""
+def _serve(folder: RunFolder) -> None:
+    """Makes what stdin names until it is closed. What a stage writes on stdout or stderr, child processes included, is its log."""
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
+        for line in sys.stdin:
+            key = line.strip()
+            with folder.log(key).open("ab") as log:
+                os.dup2(log.fileno(), sys.stdout.fileno())
+                os.dup2(log.fileno(), sys.stderr.fileno())
+            os.environ[LOG_VARIABLE] = str(folder.log(key))
+            made = make(folder, key)
+            sys.stdout.flush()
+            print(key, MADE if made else "failed", file=answers, flush=True)
+
+
+def make(folder: RunFolder, key: str, tell: Callable[[str], None] | None = None) -> bool:
+    """Makes one stage of the sweep; returns whether it is there, and otherwise writes why not. `tell` gets lines about progress."""
     try:
         config, cell, stage = _find(folder, key)
-        store = Store(pipeline.output_root(config), say)
-        _tell_lost(store, stage)
+        store = Store(pipeline.output_root(config), tell or say)
+        _tell_lost(store, stage, tell or say)
+        _check(config, store, stage)
         store.ensure(stage)
         if stage.key == cell.result.key:
             stages.track(config, store, cell.result, cell.trained)
@@ -73,15 +97,27 @@ def _find(folder: RunFolder, key: str) -> tuple[Config, pipeline.Cell, Stage]:
     )
 
 
-def _tell_lost(store: Store, stage: Stage) -> None:
+def _tell_lost(store: Store, stage: Stage, tell: Callable[[str], None]) -> None:
     """Says which upstream stages are not there, though this job was to start after them: they are made again here."""
-    for lost in store.unmade(stage):
-        if lost is not stage:
-            say(f"   gone {lost.name:<12} {lost.key}  is not in the store and is made here: {lost.label}")
+    for missing in store.unmade(stage):
+        if missing is not stage:
+            tell(f"   gone {missing.name:<12} {missing.key}  is not in the store and is made here: {missing.label}")
 
 
-def note_failure(folder: RunFolder, key: str, error: Exception) -> None:
-    """Writes why a stage failed, and says it: the message alone where it tells all, else the end of the traceback."""
+def _check(config: Config, store: Store, stage: Stage) -> None:
+    """Raises ConfigError with what this machine lacks for the stage: the one that planned it may have been another."""
+    unmade = list(store.unmade(stage))
+    computes = any(kind_of(missing.name, config) in COMPUTING for missing in unmade)
+    lacking = [*(preflight.compute_lacks(config) if computes else ()), *(line for missing in unmade for line in missing.lacks())]
+    if lacking:
+        raise ConfigError(*dict.fromkeys(lacking))
+
+
+def note_failure(folder: RunFolder, key: str, error: Exception, log: Path | None = None) -> None:
+    """Writes why a stage failed, and says it: the message alone where it tells all, else the end of the traceback.
+
+    `log` is where its output went, if this is not the process that made it.
+    """
     planned = next((stage for stage in folder.plan.stages if stage.key == key), None)
     clear = isinstance(error, (ConfigError, DataError, ApiError))
     lines = (str(error) if clear else "".join(traceback.format_exception(error))).splitlines()[-_LAST_LINES:]
@@ -91,7 +127,7 @@ def note_failure(folder: RunFolder, key: str, error: Exception) -> None:
         "label": planned.label if planned else None,
         "error": f"{type(error).__name__}: {error}",
         "last_lines": lines,
-        "log": os.environ.get(LOG_VARIABLE),
+        "log": str(log) if log else os.environ.get(LOG_VARIABLE),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "job": os.environ.get("SLURM_JOB_ID"),
