@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import critiques, gc, grade, grades, plan, table1, transfer
+from cft_lab.commands import critiques, gc, grade, grades, plan, sync, table1, transfer
 from cft_lab.commands.listing import printable
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.json_files import read_json, read_records
@@ -99,6 +99,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[
     "grades": (grades.add_arguments, grades.run, "how the items of a scores stage were graded, and where the graders disagree"),
     "gc": (gc.add_arguments, gc.run, "removes what no recorded result needs, after showing it and asking"),
     "export": (transfer.add_export_arguments, transfer.run_export, "writes results, scores and grades to an archive"),
+    "sync": (sync.add_arguments, sync.run, "uploads to W&B what runs wrote offline, segments of requeued runs in order"),
     "import": (transfer.add_import_arguments, transfer.run_import, "reads such an archive into a store"),
 }
 
