@@ -13,6 +13,7 @@ from typing import Any
 
 from cft_lab.commands import critiques, gc, grade, grades, plan, table1, transfer
 from cft_lab.commands.listing import printable
+from cft_lab.commands.listing import printable
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.json_files import read_json, read_records
 from cft_lab.store import PRUNED, Store
@@ -25,14 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cft_lab", description="cft_lab: what is in a store, and keeping it; grading")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (add_arguments, _, what) in _COMMANDS.items():
-        command = commands.add_parser(name, help=what, description=what)
-        add_arguments(command)
-        command.add_argument("--store", type=Path, default=_DEFAULT_STORE, help="folder of the store (default: outputs)")
-    grade.add_parser(commands)
-    plan.add_parser(commands)
+        parsed = commands.add_parser(name, help=what, description=what)
+        add_arguments(parsed)
+        parsed.add_argument("--store", type=Path, default=_DEFAULT_STORE, help="folder of the store (default: outputs)")
+    for command in (grade, plan):
+        command.add_parser(commands)
     options = parser.parse_args(arguments)
-    if options.command == "grade":
-        return grade.run(options)
     if options.command == "plan":
         return plan.run(options)
     if not options.store.is_dir() and options.command != "import":
@@ -90,6 +89,8 @@ def _print_lab_errors(root: Path, folder: Path, manifest: dict[str, Any]) -> Non
         print(f"{manifest['label']:<50} {name.removeprefix('generations/'):<15} {told}")
 
 
+#: commands that have their own say about a store, or need none
+_STORELESS: dict[str, Callable[[argparse.Namespace], int]] = {"grade": grade.run, "plan": plan.run}
 #: commands on a store: name -> what adds its arguments, what does it and returns the exit code, help
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]] = {
     "stages": (_add_stages_arguments, _list_stages, "lists the finished stages: name, key, when, size, from which config"),
@@ -99,6 +100,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[
     "grades": (grades.add_arguments, grades.run, "how the items of a scores stage were graded, and where the graders disagree"),
     "gc": (gc.add_arguments, gc.run, "removes what no recorded result needs, after showing it and asking"),
     "export": (transfer.add_export_arguments, transfer.run_export, "writes results, scores and grades to an archive"),
+    "sync": (sync.add_arguments, sync.run, "uploads to W&B what runs wrote offline, segments of requeued runs in order"),
     "import": (transfer.add_import_arguments, transfer.run_import, "reads such an archive into a store"),
 }
 

@@ -2,7 +2,9 @@
 
 Two kinds of W&B run: a train run (id = key of its candidates stage: curves) and a cell run (id = its result key: config,
 scores, sample generations). The ids are the stage keys, and what was sent is noted in `<store>/tracking/`, so a resumed
-run is the same run and a reused stage is not logged twice. wandb is imported only when it is asked for.
+run is the same run and a reused stage is not logged twice. Offline, each start of a run is a segment of its own, a folder that
+holds the run from its first step on; `python -m cft_lab sync` uploads them. A run of a sweep carries the sweep's name as its group
+and the places of the cells that stand on it as tags. wandb is imported only when it is asked for.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cft_lab.config import TrackingConfig
-from cft_lab.json_files import write_json
+from cft_lab.json_files import read_json, write_json
+from cft_lab.locks import open_lock
 
 METRICS = "metrics.jsonl"
+TRACKING = "tracking"  # folder of the store with segments, marks of what was sent, and a lock for each run that is being written
+_LONGEST_TAG, _LONGEST_GROUP = 64, 128  # characters that W&B takes
 
 
 class MetricsFile:
@@ -58,6 +64,43 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where a run belongs in W&B."""
+
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+def placement(root: Path, key: str) -> Placement:
+    """The sweep of a stage, the newest if there are several, and the tables, rows and columns of all cells that stand on the stage.
+
+    Sweeps are read from their run folders in the store (cft_lab/sweeps/run_folder.py); one that cannot be read, which other
+    commands refuse, does not stop a training. A stage of no sweep has no group and no tags.
+    """
+    group: str | None = None
+    tags: dict[str, None] = {}
+    for file in sorted(root.glob("sweeps/*/plan.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            plan = read_json(file)
+            cells = _standing_on(key, plan)
+            if cells:
+                group = str(plan["name"])[:_LONGEST_GROUP]
+            for cell in cells:
+                places = {"table": cell["sweep"], "row": cell["row"], "column": cell["column"]}
+                tags |= {f"{kind}:{place}"[:_LONGEST_TAG]: None for kind, place in places.items() if place}
+    return Placement(group, tuple(tags))
+
+
+def _standing_on(key: str, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cells of a frozen plan whose result stands on a stage, or is it."""
+    standing = {key}
+    for stage in plan["stages"]:  # upstream first
+        if standing.intersection(stage["upstream"]):
+            standing.add(stage["key"])
+    return [cell for cell in plan["cells"] if cell["result"] in standing]
+
+
 class Tracker:
     """Sends runs to W&B, or nowhere. What was sent whole is noted in the store, so that nothing is sent twice."""
 
@@ -68,14 +111,14 @@ class Tracker:
     @contextlib.contextmanager
     def train_run(self, key: str, config: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         """Gives a function that logs one metrics row, live or replayed; it does nothing if the run was sent before."""
-        if not self._wanted(key):
-            yield lambda row: None
-            return
-        with self._run(key, "train", config) as run:
-            yield lambda row: run.log(
-                {f"train/{name}": value for name, value in row.items() if name != "step"}, step=int(row["step"])
-            )
-        self._mark(key, "train")
+        with self._sending(key, "train") as wanted:
+            if not wanted:
+                yield lambda row: None
+                return
+            with self._run(key, "train", config) as run:
+                yield lambda row: run.log(
+                    {f"train/{name}": value for name, value in row.items() if name != "step"}, step=int(row["step"])
+                )
 
     def cell_run(
         self,
@@ -90,44 +133,51 @@ class Tracker:
 
         `curve` has the candidates' validation scores as rows of step, correct and n.
         """
-        if not self._wanted(key):
+        with self._sending(key, "cell") as wanted:
+            if not wanted:
+                return
+            import wandb
+
+            linked = {**config, "train_run": train_key}
+            with self._run(key, "cell", linked) as run:
+                for place, row in enumerate(curve):
+                    run.log({"selection/step": row["step"], "selection/accuracy": row["correct"] / row["n"]}, step=place)
+                tables = {f"samples/{name}": wandb.Table(columns=list(SAMPLE_COLUMNS), data=rows) for name, rows in samples.items()}
+                run.log({**scores, **tables}, step=len(curve))
+
+    @contextlib.contextmanager
+    def _sending(self, key: str, kind: str) -> Iterator[bool]:
+        """Whether a run is to be sent: then it is sent by one process, and marked when that has not failed."""
+        if self._config.kind != "wandb" or self._marker(key).exists():
+            yield False
             return
-        import wandb
-
-        linked = {**config, "train_run": train_key}
-        with self._run(key, "cell", linked) as run:
-            for place, row in enumerate(curve):
-                run.log({"selection/step": row["step"], "selection/accuracy": row["correct"] / row["n"]}, step=place)
-            tables = {f"samples/{name}": wandb.Table(columns=list(SAMPLE_COLUMNS), data=rows) for name, rows in samples.items()}
-            run.log({**scores, **tables}, step=len(curve))
-        self._mark(key, "cell")
-
-    def _wanted(self, key: str) -> bool:
-        return self._config.kind == "wandb" and not self._marker(key).exists()
+        (self._root / TRACKING).mkdir(parents=True, exist_ok=True)
+        with open_lock(self._root / TRACKING / key):
+            wanted = not self._marker(key).exists()  # or somebody else sent it while we waited
+            yield wanted
+            if wanted:
+                about = {"run_id": key, "kind": kind, "project": self._config.project, "mode": self._config.mode}
+                write_json(self._marker(key), about)
 
     def _marker(self, key: str) -> Path:
         """Says that a run was sent whole; another project, entity or mode is another destination."""
         where = "-".join(filter(None, (self._config.mode, self._config.entity, self._config.project)))
-        return self._root / "tracking" / f"{key}-{where}.json"
-
-    def _mark(self, key: str, kind: str) -> None:
-        path = self._marker(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"run_id": key, "kind": kind, "project": self._config.project, "mode": self._config.mode})
+        return self._root / TRACKING / f"{key}-{where}.json"
 
     def _run(self, key: str, kind: str, config: Mapping[str, Any]) -> Any:
         import wandb
 
-        folder = self._root / "tracking"
-        folder.mkdir(parents=True, exist_ok=True)
+        belongs = placement(self._root, key)
         return wandb.init(
             project=self._config.project,
             entity=self._config.entity,
             mode="online" if self._config.mode == "online" else "offline",
-            dir=str(folder),
+            dir=str(self._root / TRACKING),
             id=key,
             name=f"{kind}-{key}",
             job_type=kind,
+            group=belongs.group,
+            tags=list(belongs.tags),
             config=dict(config),
             resume="allow" if self._config.mode == "online" else None,
             reinit="finish_previous",

@@ -187,7 +187,9 @@ def test_lengths_of_a_mix_are_those_of_both_sources() -> None:
 
 
 def test_token_matched_arms_have_the_same_number_of_targets() -> None:
-    short, long = (assumed_lengths(compose(f"method={method}", SEVEN, "data.supervised_tokens=1000000")) for method in ("sft", "cft"))
+    short, long = (
+        assumed_lengths(compose(f"method={method}", SEVEN, "data.supervised_tokens=1000000")) for method in ("sft", "cft")
+    )
     assert short.targets == pytest.approx(1e6, rel=0.01)
     assert short.examples > 2 * long.examples
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.config import PROJECT_ROOT, OptimizationConfig, TrainConfig
-from cft_lab.records import Example, Message
 from cft_lab.json_files import write_records
+from cft_lab.records import Example, Message
 from cft_lab.tracking import read_metrics
 from cft_lab.training.job import TrainingJob, write_job
 
