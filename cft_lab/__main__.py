@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import critiques, gc, grade, grades, plan, table1, transfer
-from cft_lab.commands.listing import printable
+from cft_lab.commands import critiques, gc, grade, grades, plan, sync, table1, transfer
 from cft_lab.commands.listing import printable
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.json_files import read_json, read_records
@@ -32,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (grade, plan):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
-    if options.command == "plan":
-        return plan.run(options)
+    if options.command in _STORELESS:
+        return _STORELESS[options.command](options)
     if not options.store.is_dir() and options.command != "import":
         print(f"--store {options.store} is not a folder: name the output_root of your runs", file=sys.stderr)
         return 2
