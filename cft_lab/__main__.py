@@ -10,11 +10,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import critiques, grade, grades, table1
+from cft_lab.commands import cancel, critiques, grade, grades, retry, status, table1
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.store import MANIFEST, Store, read_json, read_records
 
-_COMMANDS = {"critiques": critiques.run, "grades": grades.run, "table1": table1.run}
+_COMMANDS = {
+    "critiques": critiques.run,
+    "grades": grades.run,
+    "table1": table1.run,
+    "status": status.run,
+    "retry": retry.run,
+    "cancel": cancel.run,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     table1.add_arguments(sets)
     graded = commands.add_parser("grades", help="how the items of a scores stage were graded, and where the graders disagree")
     grades.add_arguments(graded)
-    for command in (stages, errors, quality, sets, graded):
+    sweeps = []
+    for name, module in (("status", status), ("retry", retry), ("cancel", cancel)):
+        sweeps.append(commands.add_parser(name, help=module.HELP))
+        module.add_arguments(sweeps[-1])
+    for command in (stages, errors, quality, sets, graded, *sweeps):
         command.add_argument("--store", type=Path, default=PROJECT_ROOT / "outputs", help="folder of the store (default: outputs)")
     grade.add_parser(commands)
     options = parser.parse_args(arguments)
