@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import cancel, critiques, grade, grades, retry, status, table1
+from cft_lab.commands import cancel, critiques, grade, grades, plan, retry, status, table1
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.store import MANIFEST, Store, read_json, read_records
 
@@ -45,9 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (stages, errors, quality, sets, graded, *sweeps):
         command.add_argument("--store", type=Path, default=PROJECT_ROOT / "outputs", help="folder of the store (default: outputs)")
     grade.add_parser(commands)
+    plan.add_parser(commands)
     options = parser.parse_args(arguments)
     if options.command == "grade":
         return grade.run(options)
+    if options.command == "plan":
+        return plan.run(options)
     if not options.store.is_dir():
         print(f"--store {options.store} is not a folder: name the output_root of your runs", file=sys.stderr)
         return 2

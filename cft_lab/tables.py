@@ -6,6 +6,7 @@ its mean: the interval covers the choice of items, and the spread over training 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from cft_lab.stages.common import GRADES
 from cft_lab.store import read_records
 
 _FEW = 3  # arms whose differences are put in words too
+_MANY = 20  # arms up to which every pair is compared
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,16 @@ def item_scores(arm: Arm, benchmark: str, root: Path) -> dict[str, float]:
     collected: dict[str, list[float]] = {}
     failed: set[str] = set()
     for result in arm.results:
-        for row in read_records(root / "scores" / result.keys[f"scores/{benchmark}"] / GRADES, Grade):
-            if row.outcome is Outcome.ERROR:
-                failed.add(row.problem_id)
-            collected.setdefault(row.problem_id, []).append(float(row.outcome is Outcome.CORRECT))
+        for problem_id, outcome in _outcomes(root / "scores" / result.keys[f"scores/{benchmark}"] / GRADES):
+            if outcome is Outcome.ERROR:
+                failed.add(problem_id)
+            collected.setdefault(problem_id, []).append(float(outcome is Outcome.CORRECT))
     return {name: sum(values) / len(values) for name, values in collected.items() if name not in failed}
+
+
+@functools.lru_cache(maxsize=1024)  # an arm is compared with every other
+def _outcomes(path: Path) -> tuple[tuple[str, Outcome], ...]:
+    return tuple((row.problem_id, row.outcome) for row in read_records(path, Grade))
 
 
 def compare_arms(first: Arm, second: Arm, root: Path) -> Comparison | None:
@@ -77,7 +84,7 @@ def print_table(finished: Sequence[tuple[str, Result | str]], root: Path) -> Non
     """Prints the arms' paired differences and their table on stdout, and below it what failed."""
     arms = collect_arms([(label, what) for label, what in finished if isinstance(what, Result)])
     if arms:
-        if len(arms) > 1:
+        if 1 < len(arms) <= _MANY:
             _print_differences(arms, root)
         _print(_accuracy_rows(arms, root), "Accuracy in % [95 % interval over items]")
         if any(score.samples > 1 for score in _scores(arms)):

@@ -124,7 +124,7 @@ def settled(config: Config) -> Config:
 
 
 def config_from(written: dict[str, Any]) -> Config:
-    """The config that `dataclasses.asdict` and JSON have made plain. Raises TypeError on missing or unknown fields."""
+    """The config that `dataclasses.asdict` and JSON have made plain. Raises ConfigError on missing or unknown fields."""
     config: Config = _typed(Config, written)
     return config
 
@@ -138,7 +138,7 @@ def _typed(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _hints(kind)
         if set(value) != set(hints):
-            raise TypeError(f"{kind} has other fields than were written: {sorted(set(value) ^ set(hints))}")
+            raise ConfigError(f"written by another version of cft_lab: {sorted(set(value) ^ set(hints))} in {kind.__name__}")
         return kind(**{name: _typed(hints[name], item) for name, item in value.items()})
     if typing.get_origin(kind) is dict:
         key_type = typing.get_args(kind)[0]

@@ -207,7 +207,7 @@ def test_two_sweeps_in_one_store_make_each_stage_once(cluster: SlurmCluster, fre
 
 
 def test_a_warned_job_is_requeued_and_goes_on(cluster: SlurmCluster, freeze_sweep: FreezeSweep, prepared: None) -> None:
-    folder = freeze_sweep("benchmarks.names=[lab-basic]", "train.selection.mode=last", "train.epochs=60")
+    folder = freeze_sweep("benchmarks.names=[lab-basic]", "train.selection.mode=last", "train.epochs=20", "train.save_every_steps=50")
     slurm.submit(folder)
     job = until_running(cluster, folder, "candidates")
     training = next(stage for stage in folder.plan.stages if stage.name == "candidates")

@@ -1,0 +1,186 @@
+"""What a stage that is yet to be made is expected to cost: GPU-hours, dollars, disk. Every figure says what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cft_lab import pipeline
+from cft_lab.config import Config, ShapeConfig, WriterConfig
+from cft_lab.engines.api.cost import CHARACTERS_PER_TOKEN, price_of
+from cft_lab.evaluation.benchmarks import BENCHMARKS
+from cft_lab.store import Store
+from cft_lab.sweeps.plan import Plan, PlannedStage
+
+#: "8xH100, about 1 hour" for 50,000 critiques and a 7B model (arXiv 2501.17703): GPU-hours, examples, parameters
+_PAPER_TRAINING = (8.0, 50_000, 7.6e9)
+#: tokens that one GPU generates in a second with many texts under way, for 7.6e9 parameters: an assumption, not a measurement
+_GENERATED_PER_S = 8_000.0
+_SOLUTION_TOKENS = 600  # of an evaluated text; an assumption
+#: generations of an item; two-stage also critiques, and goes on where it finds mistakes: an assumption for it
+_TURNS = {"direct": 1.0, "single-pass": 1.5, "two-stage": 4.0}
+#: mean characters of question and solution, and of the critique, over 120 released rows of WebInstruct-CFT
+_ROW_CHARACTERS, _CRITIQUE_CHARACTERS = 2127, 2242
+_SYSTEM_CHARACTERS = 600  # of the teacher's system prompt
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one or more stages cost; None is unknown. `bases` say what the figures rest on."""
+
+    gpu_hours: float | None = 0.0
+    usd: float | None = 0.0
+    disk_gb: float | None = 0.0
+    bases: tuple[str, ...] = ()
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both together; what is unknown of one is unknown of both."""
+        return Cost(
+            _sum(self.gpu_hours, other.gpu_hours),
+            _sum(self.usd, other.usd),
+            _sum(self.disk_gb, other.disk_gb),
+            tuple(dict.fromkeys((*self.bases, *other.bases))),
+        )
+
+
+def _sum(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first + second
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """All together."""
+    return sum(costs, Cost())
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Mean prompt and output tokens of a model's rows in the store, over how many."""
+
+    prompt_tokens: float
+    output_tokens: float
+    rows: int
+
+
+def rows_seen(root: Path) -> dict[tuple[str, str], Seen]:
+    """(stage name, model) -> the rows that finished stages of this store got from an API."""
+    seen = {}
+    for _, manifest in Store(root).finished():
+        counts = manifest["counts"]
+        model = next((value for name, value in manifest["config"].items() if name.endswith(".model")), None)
+        answered = counts.get("asked", 0) - counts.get("failed", 0) - counts.get("refused", 0)
+        if model and answered and counts.get("prompt_tokens"):
+            seen[manifest["stage"], model] = Seen(counts["prompt_tokens"] / answered, counts["tokens"] / answered, answered)
+    return seen
+
+
+def plan_costs(plan: Plan, stages: Sequence[PlannedStage], root: Path) -> dict[str, Cost]:
+    """Key -> cost of those stages of a plan."""
+    seen = rows_seen(root)
+    benchmarks: dict[str, str] = {}  # key of generations -> benchmark
+    for config in plan.configs:
+        scored = pipeline.plan(config).result.upstream
+        benchmarks |= {scored[name].upstream["generations"].key: name for name in config.benchmarks.names}
+    return {stage.key: _stage_cost(stage, plan.configs[stage.cell], benchmarks.get(stage.key, ""), seen) for stage in stages}
+
+
+def _stage_cost(stage: PlannedStage, config: Config, benchmark: str, seen: Mapping[tuple[str, str], Seen]) -> Cost:
+    if stage.name == "candidates":
+        return training_cost(config)
+    if stage.name == "selected":
+        return selection_cost(config)
+    if stage.name == "generations":
+        return evaluation_cost(config, benchmark, seen)
+    if stage.name == "responses":
+        return _written(stage, config, config.responses, config.responses.kind, seen)
+    if stage.name == "answers" or (stage.name == "critiques" and config.data.critiques == "teacher"):
+        return _written(stage, config, config.teacher, config.teacher.kind, seen)
+    return Cost()
+
+
+def training_cost(config: Config) -> Cost:
+    """A fine-tuning: GPU-hours from the paper's own, disk of its candidates. Lab models train on the CPU."""
+    train, shape = config.train, config.model.shape
+    if config.model.scale == "lab":
+        return Cost(bases=("lab models train and answer on the CPU, within minutes",))
+    if shape is None:
+        return Cost(None, 0.0, None, (f"unknown: model.shape of {config.model.name} is not in conf/model",))
+    parameters, examples = parameters_of(shape), config.data.examples or config.data.pool
+    hours, paper_examples, paper_parameters = _PAPER_TRAINING
+    steps = -(-examples // train.global_batch_size) * train.epochs
+    candidates = -(-steps // train.save_every_steps)
+    kept = min(candidates, train.keep_candidates or candidates)
+    number_bytes = 4 if train.precision == "fp32" else 2
+    return Cost(
+        hours * train.epochs * examples / paper_examples * parameters / paper_parameters,
+        0.0,
+        kept * parameters * number_bytes / 1e9,
+        (
+            "training: the paper's 8 H100-hours for 50,000 critiques and 7.6 billion parameters, scaled by examples and "
+            "parameters; disk: the weights of every candidate that is kept",
+        ),
+    )
+
+
+def selection_cost(config: Config) -> Cost:
+    """Scoring every candidate on the validation set."""
+    selection, train = config.train.selection, config.train
+    if selection.mode not in ("clean", "paper"):
+        return Cost()
+    examples = config.data.examples or config.data.pool
+    candidates = -(-(-(-examples // train.global_batch_size) * train.epochs) // train.save_every_steps)
+    return _generated(config, candidates * BENCHMARKS[selection.benchmark].size)
+
+
+def evaluation_cost(config: Config, benchmark: str, seen: Mapping[tuple[str, str], Seen]) -> Cost:
+    """The generations of one benchmark, here or through an API."""
+    size = BENCHMARKS[benchmark].size
+    texts = min(config.benchmarks.items or size, size) * config.inference.samples * _TURNS[config.inference.name]
+    if config.engine.kind == "openai":
+        return _asked("generations", str(config.model.api_model), config.engine.mode, texts, config, seen)
+    return _generated(config, texts)
+
+
+def _generated(config: Config, texts: float) -> Cost:
+    if config.model.scale == "lab":
+        return Cost(bases=("lab models train and answer on the CPU, within minutes",))
+    shape = config.model.shape
+    size = 1.0 if shape is None else parameters_of(shape) / _PAPER_TRAINING[2]
+    told = f", as if it had 7.6 billion parameters ({config.model.name}: conf/model has no shape)" if shape is None else ""
+    basis = (
+        f"generation: assumed, not measured: {_SOLUTION_TOKENS} tokens a text and {_GENERATED_PER_S:,.0f} tokens/s on a GPU for "
+        f"7.6 billion parameters{told}"
+    )
+    return Cost(texts * _SOLUTION_TOKENS / _GENERATED_PER_S * size / 3600, bases=(basis,))
+
+
+def _written(stage: PlannedStage, config: Config, writer: WriterConfig, kind: str, seen: Mapping[tuple[str, str], Seen]) -> Cost:
+    if kind in ("self", "local"):
+        return _generated(config, config.data.pool)
+    return Cost() if kind != "openai" else _asked(stage.name, str(writer.model), writer.mode, config.data.pool, config, seen)
+
+
+def _asked(name: str, model: str, mode: str, rows: float, config: Config, seen: Mapping[tuple[str, str], Seen]) -> Cost:
+    """Dollars of rows that an API writes: by the mean of rows it has written, or by those of a released data set."""
+    price = price_of(model, config.prices)
+    if price is None:
+        return Cost(usd=None, bases=(f"dollars unknown: prices has no {model}",))
+    known = seen.get((name, model))
+    if known:
+        prompt, output = known.prompt_tokens, known.output_tokens
+        basis = f"{model}: the mean of {known.rows:,} rows that it has written here"
+    else:
+        prompt = (_SYSTEM_CHARACTERS + _ROW_CHARACTERS) / CHARACTERS_PER_TOKEN
+        output = _CRITIQUE_CHARACTERS / CHARACTERS_PER_TOKEN
+        basis = (
+            f"{model}: assumed {prompt:.0f} prompt and {output:.0f} output tokens a row, as in 120 released rows of WebInstruct-CFT"
+        )
+    dated = f"; prices of {config.prices.dated}" if config.prices.dated else ""
+    return Cost(usd=price.cost(round(rows * prompt), round(rows * output), mode), bases=(f"{basis}; {mode}{dated}",))
+
+
+def parameters_of(shape: ShapeConfig) -> float:
+    """Parameters of a decoder, less its norms and biases (under a part in a thousand)."""
+    heads = shape.kv_heads / shape.heads
+    block = (2 + 2 * heads) * shape.hidden_size**2 + 3 * shape.hidden_size * shape.intermediate_size
+    return shape.layers * block + (1 if shape.tied_embeddings else 2) * shape.vocab_size * shape.hidden_size
