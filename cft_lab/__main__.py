@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import critiques, gc, grade, grades, plan, sync, table1, transfer
+from cft_lab.commands import cancel, critiques, gc, grade, grades, plan, retry, status, sync, table1, transfer
 from cft_lab.commands.listing import printable
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.json_files import read_json, read_records
@@ -91,12 +91,14 @@ def _print_lab_errors(root: Path, folder: Path, manifest: dict[str, Any]) -> Non
 #: commands that have their own say about a store, or need none
 _STORELESS: dict[str, Callable[[argparse.Namespace], int]] = {"grade": grade.run, "plan": plan.run}
 #: commands on a store: name -> what adds its arguments, what does it and returns the exit code, help
+_SWEEPS = {"status": status, "retry": retry, "cancel": cancel}
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]] = {
     "stages": (_add_stages_arguments, _list_stages, "lists the finished stages: name, key, when, size, from which config"),
     "lab-errors": (_add_nothing, _list_lab_errors, "for each lab result and benchmark: where its wrong solutions go wrong"),
     "critiques": (critiques.add_arguments, critiques.run, "how good the critiques of a stage are, with samples"),
     "table1": (table1.add_arguments, table1.run, "the paper's Table 1: training sets as published and as counted here"),
     "grades": (grades.add_arguments, grades.run, "how the items of a scores stage were graded, and where the graders disagree"),
+    **{name: (module.add_arguments, module.run, module.HELP) for name, module in _SWEEPS.items()},
     "gc": (gc.add_arguments, gc.run, "removes what no recorded result needs, after showing it and asking"),
     "export": (transfer.add_export_arguments, transfer.run_export, "writes results, scores and grades to an archive"),
     "sync": (sync.add_arguments, sync.run, "uploads to W&B what runs wrote offline, segments of requeued runs in order"),

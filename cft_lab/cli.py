@@ -69,9 +69,12 @@ def run_sweep(arguments: list[str], hydra_overrides: list[str]) -> None:
     """Runs the cells of a `-m` command line and prints their tables. Raises ConfigError if any cell is bad input."""
     from cft_lab.sweeps import run
     from cft_lab.sweeps.outcomes import print_tables
+    from cft_lab.sweeps.status import EXIT_UNDER_WAY, status_of
 
     asked, plan = run.request(arguments, hydra_overrides)
     folder = run.start(asked, plan, say if plan.configs[0].progress else lambda line: None)
+    if plan.configs[0].cluster.kind == "slurm" and status_of(folder).exit_code == EXIT_UNDER_WAY:
+        return  # its jobs go on without this process, which has said how to look at them
     if not print_tables(folder, {sweep.name: sweep.caption for sweep in asked.sweeps}):
         _session.failed = True
         say(f"\nWhat is finished stays: after the cause is removed, run the same command again. This run: {folder.path}")
@@ -114,6 +117,7 @@ def guarded(main: Callable[[], Any]) -> None:
     it, brings every traceback back.
     """
     from cft_lab.engines.api.errors import ApiError
+    from cft_lab.sweeps.slurm_queue import QueueError
 
     _session.full_errors = os.environ.get(_DEBUG) == "1"
     os.environ[_DEBUG] = "1"
@@ -131,7 +135,7 @@ def guarded(main: Callable[[], Any]) -> None:
             raise
         message = _bad_input(error)
         if message is None:
-            if isinstance(error, (DataError, ApiError, TrainingError)):
+            if isinstance(error, (DataError, ApiError, TrainingError, QueueError)):
                 say(f"Stopped: {error}")
             else:
                 traceback.print_exc()

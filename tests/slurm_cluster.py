@@ -60,6 +60,7 @@ SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
+EnforcePartLimits=ALL
 MinJobAge=36000
 KillWait=2
 MailProg=/bin/true
@@ -157,9 +158,13 @@ class SlurmCluster:
         return {name: (state, reason) for name, state, reason in rows}
 
     def release(self) -> None:
-        """Lets requeued jobs start at once: SLURM holds them back for two minutes."""
+        """Lets requeued jobs start at once, which SLURM holds back for two minutes.
+
+        With reason: what ends late of the first run would be taken for the end of the second. So only what is gone is released.
+        """
         for job, (state, reason) in self.jobs().items():
-            if state == "PENDING" and reason == "BeginTime":
+            if state == "PENDING" and reason == "BeginTime" and not self.processes(job):
+                time.sleep(1)  # for the controller to hear of it
                 self.call("scontrol", "update", f"jobid={job}", "starttime=now")
 
     def start_controller(self) -> None:
@@ -186,8 +191,14 @@ class SlurmCluster:
         self.call("scontrol", "update", f"nodename={node}", "state=resume")
 
     def processes(self, job: str) -> list[int]:
-        """Processes of a job, by its SLURM_JOB_ID."""
-        return [pid for pid, _, env in _processes(self.folder) if f"SLURM_JOB_ID={job}" in env]
+        """Processes of a job or array task, with those of SLURM that watch over them."""
+        shown = self.call("scontrol", "-o", "show", "job", job).split()
+        number = next(word.partition("=")[2] for word in shown if word.startswith("JobId="))
+        return [
+            pid
+            for pid, command, env in processes_of(self.folder)
+            if f"SLURM_JOB_ID={number}" in env or command[0].startswith(f"slurmstepd: [{number}.")
+        ]
 
     def _controller_answers(self) -> bool:
         done = subprocess.run(["scontrol", "ping"], env=self.env, text=True, capture_output=True, check=False)
@@ -214,7 +225,7 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _processes(folder: Path) -> Iterator[tuple[int, list[str], list[str]]]:
+def processes_of(folder: Path) -> Iterator[tuple[int, list[str], list[str]]]:
     """(pid, command, environment) of every process that was started for the cluster in a folder."""
     mark = f"SLURM_CONF={folder}/slurm.conf"
     for place in Path("/proc").glob("[0-9]*"):
@@ -229,7 +240,7 @@ def _processes(folder: Path) -> Iterator[tuple[int, list[str], list[str]]]:
 
 def _kill(chosen: Callable[[list[str], list[str]], bool], folder: Path) -> None:
     """Kills the cluster's chosen processes, and those that they start meanwhile."""
-    while found := [pid for pid, command, env in _processes(folder) if chosen(command, env)]:
+    while found := [pid for pid, command, env in processes_of(folder) if chosen(command, env)]:
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)

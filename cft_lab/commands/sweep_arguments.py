@@ -9,7 +9,6 @@ from collections.abc import Callable
 from cft_lab.config import ConfigError
 from cft_lab.sweeps import run_folder
 from cft_lab.sweeps.run_folder import RunFolder
-from cft_lab.sweeps.slurm import SubmitError
 from cft_lab.sweeps.slurm_queue import QueueError
 
 EXIT_CODES = "exit codes: 0 all is done, 1 something failed or is missing, 2 bad input, 3 something runs or is queued"
@@ -17,9 +16,7 @@ EXIT_CODES = "exit codes: 0 all is done, 1 something failed or is missing, 2 bad
 
 def add_sweep(command: argparse.ArgumentParser) -> None:
     """The name of a sweep; `--store` is added where all commands get it."""
-    command.add_argument(
-        "sweep", nargs="?", help="part of the name of a run folder in STORE/sweeps, or its path (default: the newest)"
-    )
+    command.add_argument("sweep", nargs="?", help="part of a run folder's name in STORE/sweeps, or its path (default: the newest)")
 
 
 def with_sweep(options: argparse.Namespace, act: Callable[[RunFolder], int]) -> int:
@@ -29,6 +26,6 @@ def with_sweep(options: argparse.Namespace, act: Callable[[RunFolder], int]) -> 
     except ConfigError as error:
         print("\n".join(error.problems), file=sys.stderr)
         return 2
-    except (QueueError, SubmitError) as error:
+    except QueueError as error:
         print(f"Stopped: {error}", file=sys.stderr)
         return 1

@@ -25,13 +25,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """What is submitted in one go; with more than one task, an array. All tasks have the resources of `kind` in the config `cell`.
+    """What is submitted in one go; with more than one task, an array. Each task has the resources of `kind` on each of `nodes`.
 
     `gathers` marks a job behind others that may fail: it starts when they are over, and makes what can be made.
     """
 
     kind: str
-    cell: int
     name: str
     nodes: int
     tasks: tuple[Task, ...]
@@ -66,7 +65,7 @@ def jobs_of(stages: Sequence[PlannedStage], configs: Sequence[Config]) -> list[J
             first = stage.key
             members[first] = [first]
             above[first] = read.union(*(above[near] for near in read))
-            group[first] = _group(stage, configs[stage.cell], frozenset(group[near] for near in read))
+            group[first] = _group(stage, frozenset(group[near] for near in read))
         home[stage.key] = first
     grouped: dict[Hashable, list[str]] = {}
     for first in members:
@@ -76,12 +75,11 @@ def jobs_of(stages: Sequence[PlannedStage], configs: Sequence[Config]) -> list[J
     return [job for _, job in sorted(enumerate(jobs), key=lambda item: level[item[0]])]
 
 
-def _group(stage: PlannedStage, config: Config, read: frozenset[Hashable]) -> Hashable:
-    """Equal for tasks of one job: the same resources, and the same upstream or, for gathered records, the same jobs before."""
-    resources = (stage.kind, repr(config.cluster))
+def _group(stage: PlannedStage, read: frozenset[Hashable]) -> Hashable:
+    """Equal for tasks of one job: for generations the same upstream, for gathered records the same jobs before."""
     if stage.kind == "record":
-        return (*resources, read)
-    return (*resources, stage.name, stage.upstream) if stage.name == "generations" else stage.key
+        return (stage.kind, read)
+    return (stage.kind, stage.name, stage.upstream) if stage.name == "generations" else stage.key
 
 
 def _job(tasks: Sequence[tuple[PlannedStage, list[str]]], by_key: dict[str, PlannedStage], configs: Sequence[Config]) -> Job:
@@ -93,8 +91,8 @@ def _job(tasks: Sequence[tuple[PlannedStage, list[str]]], by_key: dict[str, Plan
     nodes = configs[stage.cell].train.nodes if stage.name == "candidates" else 1
     if stage.kind == "record":  # moments each: one process makes them all
         joined = task([key for _, keys in tasks for key in keys])
-        return Job("record", stage.cell, "record", nodes, (joined,), gathers=True)
-    return Job(stage.kind, stage.cell, stage.name, nodes, tuple(task(keys) for _, keys in tasks))
+        return Job("record", "record", nodes, (joined,), gathers=True)
+    return Job(stage.kind, stage.name, nodes, tuple(task(keys) for _, keys in tasks))
 
 
 def _levels(jobs: Sequence[Job]) -> dict[int, int]:

@@ -22,6 +22,7 @@ from cft_lab.runtime import has_gpu
 from cft_lab.store import Store
 from cft_lab.sweeps import stage_job
 from cft_lab.sweeps.plan import PlannedStage, lost, to_make
+from cft_lab.sweeps.presence import present
 from cft_lab.sweeps.run_folder import RunFolder
 
 Say = Callable[[str], None]
@@ -30,6 +31,11 @@ _GRACE_S = 10.0  # for a process to end after it was interrupted
 
 def run(folder: RunFolder, say: Say) -> None:
     """Makes what is missing of a sweep. What failed is in the run folder's failures; the rest is in the store."""
+    with present(folder.path, "runs"):
+        _run(folder, say)
+
+
+def _run(folder: RunFolder, say: Say) -> None:
     plan, root = folder.plan, folder.store_root
     config = plan.configs[0]
     for stage in lost(plan, root):

@@ -23,15 +23,15 @@ def retry(folder: RunFolder, say: Say) -> None:
     """
     if (about := presence.who(folder.path)) is not None:
         raise ConfigError(
-            f"{folder.path.name} is being run by process {about['pid']} on {about['host']} since {about['since']}: wait for its end, "
-            "or end it with `python -m cft_lab cancel`"
+            f"process {about['pid']} on {about['host']} {about['what']} {folder.path.name} since {about['since']}: wait for its "
+            "end, or end it with `python -m cft_lab cancel`"
         )
     run = slurm.run if folder.plan.configs[0].cluster.kind == "slurm" else local.run
     run(folder, say)
 
 
 def cancel(folder: RunFolder, say: Say) -> None:
-    """Ends a sweep: its jobs in the queue, and the process that runs or submits it. What is finished stays, what was begun resumes."""
+    """Ends a sweep: its jobs in the queue, and the process that runs or submits it. What is finished stays."""
     jobs = sorted(set(active_jobs(folder).values()))
     slurm_queue.cancel(jobs)
     if jobs:

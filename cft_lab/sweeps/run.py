@@ -9,7 +9,7 @@ from cft_lab import pipeline
 from cft_lab.config import Config, ConfigError
 from cft_lab.hydra_config import Composer
 from cft_lab.store import Store
-from cft_lab.sweeps import local, run_folder
+from cft_lab.sweeps import local, run_folder, slurm
 from cft_lab.sweeps.expand import Problems, Request, compose_all, expand
 from cft_lab.sweeps.plan import Plan, is_made, make_plan, result_stages, to_make
 from cft_lab.sweeps.run_folder import RunFolder
@@ -28,10 +28,10 @@ def request(arguments: Sequence[str], hydra_overrides: Sequence[str]) -> tuple[R
 def start(asked: Request, plan: Plan, say: Say) -> RunFolder:
     """Checks this machine, freezes the plan and runs it. Raises ConfigError, before anything is made, with all that is lacking."""
     cluster = plan.configs[0].cluster
-    if cluster.kind == "slurm":
-        raise ConfigError("cluster=slurm is not built yet: use cluster=local")
     _check_machine(plan)
-    if cluster.workers > 1:
+    if cluster.kind == "slurm":
+        slurm.check_machine(plan.configs[0])
+    elif cluster.workers > 1:
         local.deal_gpus(plan.configs[0])
     store = Store(pipeline.output_root(plan.configs[0]), say)
     for config in plan.configs:
@@ -42,7 +42,7 @@ def start(asked: Request, plan: Plan, say: Say) -> RunFolder:
         f"{len(plan.cells)} cells, {len(plan.configs)} of them distinct; {len(plan.stages)} distinct stages, {missing} to be made"
     )
     say(f"  sweep {counts}; frozen in {folder.path}")
-    local.run(folder, say)
+    (slurm.run if cluster.kind == "slurm" else local.run)(folder, say)
     return folder
 
 

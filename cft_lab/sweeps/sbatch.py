@@ -85,10 +85,10 @@ _REFUSALS = {
     r"invalid generic resource|gres": "cluster.{kind}.gpus={gpus}",
     r"cpu count|more processors": "cluster.{kind}.cpus={cpus}",
     r"node count|too many nodes": "train.nodes",
-    r"unrecognized option|invalid option|ambiguous|invalid .*specification": "cluster.options={options}",
     r"node configuration is not available": (
         "cluster.{kind} (cpus={cpus}, gpus={gpus}, memory_gb={memory_gb}), cluster.constraint={constraint} or train.nodes"
     ),
+    r"invalid|unrecognized|ambiguous": "cluster.options={options}",
 }
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cft_lab.config import ConfigError
+from cft_lab.config import Config, ConfigError
 from cft_lab.sweeps import compute_job, live, slurm_queue, stage_job
 from cft_lab.sweeps.job_graph import Job, Throttle, jobs_of, throttles
 from cft_lab.sweeps.plan import PlannedStage, to_make
 from cft_lab.sweeps.presence import present
 from cft_lab.sweeps.run_folder import RunFolder
 from cft_lab.sweeps.sbatch import parameters, refused_field
+from cft_lab.sweeps.slurm_queue import QueueError
 from cft_lab.sweeps.snapshot import freeze_code
 from cft_lab.sweeps.submitted import Submitted, active_jobs, note
 
@@ -27,8 +29,17 @@ if TYPE_CHECKING:
     from submitit import SlurmExecutor
 
 
-class SubmitError(RuntimeError):
+class SubmitError(QueueError):
     """SLURM took some of the jobs, or none, for a reason that passes: a full queue, a controller that does not answer."""
+
+
+def check_machine(config: Config) -> None:
+    """Raises ConfigError where nothing can be submitted from."""
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise ConfigError("cluster=slurm: sbatch and srun are not on this machine: go to a login node, or choose cluster=local")
+    strange = sorted(set(config.cluster.local_stages) - {"data", "teacher"})
+    if strange:
+        raise ConfigError(f"cluster.local_stages={config.cluster.local_stages} is not allowed: choose from data, teacher")
 
 
 def run(folder: RunFolder, say: Callable[[str], None]) -> None:
@@ -95,7 +106,7 @@ def _make_here(folder: RunFolder, wanted: Sequence[PlannedStage], say: Callable[
             )
     for stage in here:
         say(f"here, not in a job: {stage.name} {stage.key}  {stage.label}")
-        if not stage_job.make(folder, stage.key):
+        if not stage_job.make(folder, stage.key, say):
             raise SubmitError(
                 f"{stage.name} {stage.key} failed on this machine, and nothing was submitted; "
                 f"after the cause is removed: python -m cft_lab retry {folder.path}"
@@ -110,7 +121,7 @@ def _submit_job(
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    cluster = folder.plan.configs[job.cell].cluster
+    cluster = folder.plan.configs[0].cluster
     behind = {submitted.job for place in limit.behind for submitted in taken[place]}
     executor = SlurmExecutor(folder.path / compute_job.LOGS)
     executor.update_parameters(**parameters(job, cluster, code, _dependency(job, makers, behind), limit.at_once))
@@ -118,14 +129,14 @@ def _submit_job(
     try:
         started = _handed_over(executor, calls)
     except (FailedJobError, FailedSubmissionError) as error:
-        said = str(error.__cause__ or error)
+        said = str(error).strip()
         field = refused_field(said, job.kind, cluster)
         if field is None:
             raise SubmitError(
-                f"sbatch did not take the {job.kind} job of {job.name}: {said.strip()}\n{sum(map(len, taken))} tasks are "
+                f"sbatch did not take the {job.kind} job of {job.name}: {said}\n{sum(map(len, taken))} tasks are "
                 f"submitted; for the rest: python -m cft_lab retry {folder.path}"
             ) from None
-        raise ConfigError(f"{field} is refused by SLURM ({job.kind} job of {job.name}): {said.strip()}") from None
+        raise ConfigError(f"{field} is refused by SLURM ({job.kind} job of {job.name}): {said}") from None
     rows = [
         Submitted(name, job.kind, task.keys, str(compute_job.log_file(folder.path, name)))
         for name, task in zip(started, job.tasks, strict=True)

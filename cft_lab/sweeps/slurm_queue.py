@@ -59,7 +59,7 @@ def _sacct(jobs: Sequence[str]) -> dict[str, JobState]:
     """What the accounting database remembers; nothing where there is none."""
     try:
         printed = call("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobID,State,Reason,NodeList")
-    except (QueueError, FileNotFoundError):
+    except QueueError:
         return {}
     rows = [line.split("|") for line in printed.splitlines()]
     return {job: JobState(state.split()[0], reason, node) for job, state, reason, node in rows if state}
@@ -103,6 +103,8 @@ def call(*command: str) -> str:
     for attempt in range(_ATTEMPTS):
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+        except FileNotFoundError:
+            raise QueueError(f"{command[0]} is not on this machine: ask where the cluster's commands are") from None
         except subprocess.TimeoutExpired:
             raise QueueError(f"{command[0]} did not answer within {_TIMEOUT_S} s") from None
         if done.returncode == 0:

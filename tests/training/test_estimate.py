@@ -117,7 +117,7 @@ def test_a_refusal_says_why_and_what_would_fit() -> None:
 
 
 def test_what_is_said_to_fit_does_fit() -> None:
-    config, setting, device = planned(SEVEN, "train.device_memory_gb=141")
+    _config, setting, device = planned(SEVEN, "train.device_memory_gb=141")
     assert device.memory is not None
     found = fitting.what_fits(setting, device.memory)
     assert any("optimizer=adamw-8bit" in fit.overrides for fit in found)
@@ -134,7 +134,7 @@ def test_a_lever_saves_memory(better: str) -> None:
 
 
 def test_nothing_is_refused_where_no_memory_is_known() -> None:
-    config, setting, device = planned(SEVEN)
+    config, _setting, device = planned(SEVEN)
     if device.here:
         pytest.skip("a GPU is here")
     assert device.memory is None
@@ -157,7 +157,8 @@ def test_out_of_memory_is_explained_with_the_estimate_and_the_levers() -> None:
     )
     for part in ("3 sequences of 4,048 tokens (the longest 2,048), 1,700 of them targets", "train.micro_batch_tokens=4,096"):
         assert part in said
-    assert "activations" in said and "138.0 GiB were in use" in said
+    assert "activations" in said
+    assert "138.0 GiB were in use" in said
     assert "Levers that remain: train.activation_checkpointing=" in said
 
 
@@ -183,7 +184,8 @@ def test_lengths_of_a_mix_are_those_of_both_sources() -> None:
     critiques, responses = (assumed_lengths(compose(f"method={method}", SEVEN)) for method in ("cft", "sft"))
     assert mixed.sequences == critiques.sequences + responses.sequences
     assert responses.mean < mixed.mean < critiques.mean
-    assert "MATH" in mixed.basis and "critique" in mixed.basis
+    assert "MATH" in mixed.basis
+    assert "critique" in mixed.basis
 
 
 def test_token_matched_arms_have_the_same_number_of_targets() -> None:
@@ -231,7 +233,8 @@ def test_costs_for_a_planner_of_sweeps() -> None:
     assert cost.gpu_hours is not None
     assert 1 < cost.gpu_hours < 10
     assert cost.disk_gb == pytest.approx(305, rel=0.05)
-    assert "an H100's, because no GPU is stated" in cost.basis and "assumed" in cost.basis
+    assert "an H100's, because no GPU is stated" in cost.basis
+    assert "assumed" in cost.basis
     evaluated = costs.evaluation_cost(config, "math500")
     assert evaluated.gpu_hours == pytest.approx(500 * 2048 * 7.6156e9 / 8e9 / 10_000 / 3600, rel=1e-3)
     assert "at most: 500 items" in evaluated.basis

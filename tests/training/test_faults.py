@@ -72,7 +72,7 @@ def test_kill_9_at_20_random_moments_ends_with_the_same_bits(base: Path, tmp_pat
     assert 0 < reached[-1] < 60, "the last kill was in the middle of the training"
     assert in_save >= 1, "some kills must hit a save"
     with start(killed) as parent:
-        out, errors = parent.communicate(timeout=100)
+        _out, errors = parent.communicate(timeout=100)
     assert parent.returncode == 0, errors[-3000:]
     assert losses(killed.folder) == losses(whole.folder)
     last = [candidate_folder(job.folder, 60) for job in (whole, killed)]

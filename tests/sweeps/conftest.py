@@ -1,0 +1,107 @@
+"""Fixtures of sweeps on SLURM: one throw-away cluster for the session, and debug cells that run on it in seconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import hydra
+import pytest
+import slurm_cluster
+from cells import DEBUG
+from slurm_cluster import SlurmCluster
+
+from cft_lab import pipeline
+from cft_lab.config import PROJECT_ROOT
+from cft_lab.hydra_config import compose, register
+from cft_lab.store import Store
+from cft_lab.sweeps import run, run_folder
+from cft_lab.sweeps.plan import Plan
+from cft_lab.sweeps.run_folder import RunFolder
+
+REQUIRED = "CFT_LAB_REQUIRE_SLURM"
+KINDS = ("data", "teacher", "train", "evaluation", "record")
+#: small jobs, two at once, each with one thread: the throw-away nodes share this machine
+ON_SLURM = (
+    "cluster=slurm",
+    "+cluster.options.licenses=core:1",
+    *(f"cluster.{kind}.{field}" for kind in KINDS for field in ("cpus=1", "memory_gb=3", "minutes=30")),
+    "cluster.train.gpus=2",
+    "cluster.evaluation.gpus=1",
+    "train.cpu_threads=1",
+    "engine.cpu_threads=1",
+    "model.lab.pretrain.tokens=20_000",
+    "model.lab.pretrain.optimization.cpu_threads=1",
+)
+
+PlanSweep = Callable[..., Plan]
+FreezeSweep = Callable[..., RunFolder]
+
+
+@pytest.fixture(scope="session")
+def cluster_of_session() -> Iterator[SlurmCluster]:
+    if (reason := slurm_cluster.missing()) is not None:
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, but {reason}")
+        pytest.skip(reason)
+    with SlurmCluster() as started:
+        yield started
+
+
+@pytest.fixture
+def cluster(cluster_of_session: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    """The cluster, that this process's own SLURM commands talk to; what a test leaves in the queue is cancelled."""
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, cluster_of_session.env[name])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield cluster_of_session
+    cluster_of_session.call("scancel", "--user=root")
+    cluster_of_session.until(lambda: not cluster_of_session.call("squeue", "-h"), "an empty queue")
+
+
+@pytest.fixture
+def plan_sweep(tmp_path: Path) -> PlanSweep:
+    """Plans a command line at debug size, into a store of the test's own unless it names one."""
+
+    def planned(*arguments: str, root: Path = tmp_path / "store", base: Sequence[str] = ON_SLURM) -> Plan:
+        register()
+        with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+            _, plan = run.request([*DEBUG, *base, f"output_root={root}", *arguments], [])
+        return plan
+
+    return planned
+
+
+@pytest.fixture
+def freeze_sweep(plan_sweep: PlanSweep) -> FreezeSweep:
+    """The run folder of a command line, planned as above."""
+
+    def frozen(*arguments: str) -> RunFolder:
+        return run_folder.freeze(plan_sweep(*arguments), "test", list(arguments))
+
+    return frozen
+
+
+@pytest.fixture(scope="session")
+def before_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with what the training of these cells stands on: the base model and the examples of cft."""
+    root = tmp_path_factory.mktemp("made") / "store"
+    trained = pipeline.plan(compose(*DEBUG, *ON_SLURM, f"output_root={root}")).trained
+    assert trained is not None
+    for upstream in trained.upstream.values():
+        Store(root, lambda line: None).ensure(upstream)
+    return root
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, before_training: Path) -> None:
+    """The test's own store has all that comes before a training."""
+    shutil.copytree(before_training, tmp_path / "store")
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path, before_training: Path) -> None:
+    """The test's own store has the base model."""
+    shutil.copytree(before_training / "base_model", tmp_path / "store" / "base_model")
