@@ -52,7 +52,7 @@ def test_kill_9_at_20_random_moments_ends_with_the_same_bits(base: Path, tmp_pat
     long = {"epochs": 10, "resume_every_steps": 1, "save_every_steps": 2}
     whole, killed = make_job(base, tmp_path / "whole", **long), make_job(base, tmp_path / "killed", **long)
     with start(whole) as parent:
-        out, errors = parent.communicate(timeout=100)
+        _, errors = parent.communicate(timeout=100)
     assert parent.returncode == 0, errors[-3000:]
     assert len(losses(whole.folder)) == 60
     rng = random.Random(5)
