@@ -21,8 +21,8 @@ from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataError
 from cft_lab.hydra_config import explain, to_config
 from cft_lab.records import Result
 from cft_lab.store import EXIT_REQUEUE
-from cft_lab.training.errors import Requeue, TrainingError
-from cft_lab.training.signals import ending_at_once
+from cft_lab.training.faults import TrainingError
+from cft_lab.training.signals import Requeue, ending_at_once
 
 
 @dataclass

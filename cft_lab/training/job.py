@@ -22,10 +22,10 @@ from cft_lab.records import Example
 from cft_lab.runtime import load_model, resolve_precision
 from cft_lab.tracking import MetricsFile
 from cft_lab.training.candidates import candidate_folder, check_model_folder, save_candidate
-from cft_lab.training.errors import Requeue, TrainingError
+from cft_lab.training.faults import TrainingError
 from cft_lab.training.ranks import Ranks, empty_model, open_ranks
 from cft_lab.training.resume import resume_step
-from cft_lab.training.signals import StopRequest, stop_requests
+from cft_lab.training.signals import Requeue, StopRequest, stop_requests
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +122,8 @@ def run_rank(
             say=say if ranks.first else lambda line: None,
             progress=progress and ranks.first,
         )
-    counts = {"step": reached, "steps": steps, "examples": len(encoded.sequences), "too_long": encoded.too_long}
+    dropped = {"too_long": encoded.too_long, "no_target": encoded.no_target}
+    counts = {"step": reached, "steps": steps, "examples": len(encoded.sequences), **dropped}
     return counts | {"supervised_tokens": encoded.num_targets * job.train.epochs, "processes": ranks.world, **machine()}
 
 

@@ -27,12 +27,12 @@ from cft_lab.engines.sharding import visible_gpus
 from cft_lab.json_files import read_json
 from cft_lab.runtime import has_gpu
 from cft_lab.tracking import METRICS
-from cft_lab.training.errors import Requeue, TrainingError
+from cft_lab.training.faults import TrainingError
 from cft_lab.training.job import FAILED, OUTCOME, Report, TrainingJob, run_rank, write_job
 from cft_lab.training.ranks import one_rank
 from cft_lab.training.resume import resume_step
-from cft_lab.training.signals import StopRequest, stop_requests
-from cft_lab.training.watching import Bar, MetricsTail, post_mortem
+from cft_lab.training.signals import Requeue, StopRequest, stop_requests
+from cft_lab.training.watching import MetricsTail, RemoteBar, post_mortem
 
 LAUNCH = "launch"  # in the training's folder, while it runs: the job, what became of it, the logs
 _POLL_S = 0.1
@@ -112,7 +112,7 @@ class _Launch:
         tail = MetricsTail(self._job.folder / METRICS, resume_step(self._job.folder))
         try:
             self._start()
-            with contextlib.closing(Bar(progress)) as bar:
+            with contextlib.closing(RemoteBar(progress)) as bar:
                 while self._alive() and not self._failed():
                     self._hand_on(stop)
                     self._listen(tail, bar)
@@ -185,7 +185,7 @@ class _Launch:
                     launcher.stdin.write(b"!")
                     launcher.stdin.flush()
 
-    def _listen(self, tail: MetricsTail, bar: Bar) -> None:
+    def _listen(self, tail: MetricsTail, bar: RemoteBar) -> None:
         while not self._said.empty():
             self._say(self._said.get())
         bar.begin(self._outcome())

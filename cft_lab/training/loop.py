@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,12 +24,14 @@ from cft_lab.runtime import autocast, resolve_precision, set_threads
 from cft_lab.training.attention import padding_free
 from cft_lab.training.batches import Packed, batch_at, pack, split_step, without_targets
 from cft_lab.training.encode import Encoded
-from cft_lab.training.errors import Requeue, TrainingError
+from cft_lab.training.faults import TrainingError, explain_out_of_memory, refuse_unusable, write_nonfinite
+from cft_lab.training.levers import apply_levers
 from cft_lab.training.loss import SummedLoss
-from cft_lab.training.meters import StepMetrics
+from cft_lab.training.meters import Bar, Meter, StepMetrics, flops_of_model, peak_flops
+from cft_lab.training.optimizers import make_optimizer, update
 from cft_lab.training.ranks import Ranks, fill, one_rank, shard, whole
 from cft_lab.training.resume import load_resume, save_resume
-from cft_lab.training.signals import StopRequest
+from cft_lab.training.signals import Requeue, StopRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +49,8 @@ class Training:
     seed: int
     folder: Path
     ranks: Ranks
-    precision: str
+    precision: str  # of the products: fp32 or bf16
+    meter: Meter
 
     @property
     def steps(self) -> int:
@@ -92,19 +95,20 @@ def train(
     `save(step)` is called after every `save_every_steps` steps and after the last, `report` after each step. The resume
     state lives in `folder` and is picked up from there; the caller discards it once it has saved what it wants
     (`discard_resume`). Each of several `ranks` calls this with the same arguments; a model without memory for its weights is filled
-    from the folder `weights`. Raises TrainingError if a loss or gradient is not finite, and Requeue, with everything saved, as soon
-    as `stop` asks for it. Nothing is padded, so `pad_id` is not read.
+    from the folder `weights`. Nothing is padded, so `pad_id` is not read. Raises TrainingError if the sequences cannot be trained
+    on, if losses or gradients are no numbers (`max_nonfinite_steps`), or if memory runs out; Requeue, with everything saved, if
+    `stop` asks for it.
     """
+    refuse_unusable(sequences, config)
     run = _start(model, sequences, config, seed, folder, ranks or one_rank(), weights)
-    done, _ = load_resume(folder, model, run.optimizer, run.ranks, seed, say)
-    saved, last = done, min(run.steps, until_step or run.steps)
-    with padding_free(model), _bar(run.steps, done, progress) as bar:
-        while not (asked := _is_asked_to_end(run, stop)) and done < last:
+    done = saved = load_resume(folder, model, run.optimizer, run.ranks, seed, say)
+    last = min(run.steps, until_step or run.steps)
+    with padding_free(model), Bar(run.steps, done, progress) as bar:
+        while not (asked := run.ranks.any(stop is not None and stop.asked)) and done < last:
             metrics = _optimizer_step(run, done)
             done += 1
             report(metrics)
-            bar.set_postfix(loss=f"{metrics.loss:.3f}", lr=f"{metrics.lr:.1e}", tok_s=f"{metrics.tokens_per_s:,.0f}", refresh=False)
-            bar.update()
+            bar.show(metrics)
             if done % config.save_every_steps == 0 or done == run.steps:
                 save(done)
             if done % config.resume_every_steps == 0 or done == last:
@@ -127,53 +131,68 @@ def _start(
     ranks: Ranks,
     weights: Path | None,
 ) -> Training:
-    if not sequences:
-        raise TrainingError("there are no training sequences: every example was dropped (see the counts of the examples stage)")
+    """Puts the model on its devices with its levers set, and makes what trains it."""
     set_threads(config.cpu_threads)
-    precision = resolve_precision(config.precision, ranks.device.type)
+    device = ranks.device
+    precision = resolve_precision(config.precision, device.type)
+    apply_levers(model, config)
     summed_loss = SummedLoss(model, config.loss_chunk_tokens)
     shard(summed_loss, model, ranks, config, precision)
     if weights is not None:
         fill(model, weights, ranks)
-    summed_loss.to(ranks.device).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
+    summed_loss.to(device).train()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    steps = total_steps(len(sequences), config)
+    return Training(
+        model=model,
+        summed_loss=summed_loss,
+        optimizer=make_optimizer(model.parameters(), config),
+        sequences=sequences,
+        config=config,
+        seed=seed,
+        folder=folder,
+        ranks=ranks,
+        precision=precision,
+        meter=Meter(flops_of_model(model), peak_flops(config, precision, name), ranks.world, steps, device),
     )
-    return Training(model, summed_loss, optimizer, sequences, config, seed, folder, ranks, precision)
-
-
-def _is_asked_to_end(run: Training, stop: StopRequest | None) -> bool:
-    return run.ranks.any(stop is not None and stop.asked)
 
 
 def _optimizer_step(run: Training, step: int) -> StepMetrics:
+    """One step from its batch to its metrics; a step whose loss or gradient is no number leaves the weights as they are."""
     started = time.perf_counter()
-    batch = [run.sequences[i] for i in batch_at(step, len(run.sequences), run.config, run.seed)]
+    indices = batch_at(step, len(run.sequences), run.config, run.seed)
+    batch = [run.sequences[index] for index in indices]
     targets = sum(sequence.num_targets for sequence in batch)
-    loss = _accumulate_gradient(run, _micro_batches(run, batch), targets)
-    norm = _clip_gradient(run)
-    _require_finite(step, loss, norm)
-    lr = _update_weights(run, step)
-    tokens = sum(len(sequence.ids) for sequence in batch)
-    return StepMetrics(step + 1, loss, lr, norm, targets, tokens, tokens / (time.perf_counter() - started))
+    micro_batches = _micro_batches(run, batch)
+    lr = learning_rate(step, run.steps, run.config)
+    try:
+        loss = _accumulate_gradient(run, micro_batches, targets)
+        norm = _clip_gradient(run)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            update(run.optimizer, lr)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(explain_out_of_memory(run.config, micro_batches, str(error))) from error
+    run.optimizer.zero_grad(set_to_none=True)
+    if not finite and run.ranks.first:
+        write_nonfinite(run.folder, step + 1, loss, norm, indices, batch, run.config.max_nonfinite_steps)
+    lengths = [len(sequence.ids) for sequence in batch]
+    return run.meter.measure(step + 1, loss, lr, norm, lengths, targets, time.perf_counter() - started)
 
 
 def _micro_batches(run: Training, batch: Sequence[Encoded]) -> list[Packed]:
     """This process's share of an optimizer step; a share without sequences computes one without loss."""
     shares = split_step([len(sequence.ids) for sequence in batch], run.ranks.world, run.config.micro_batch_tokens)
-    return [pack([batch[i] for i in places] or [without_targets(batch[0])]) for places in shares[run.ranks.rank]]
+    return [pack([batch[place] for place in places] or [without_targets(batch[0])]) for places in shares[run.ranks.rank]]
 
 
 def _accumulate_gradient(run: Training, micro_batches: Sequence[Packed], targets: int) -> float:
     """Adds the gradient of the loss over all `targets` of the step, and returns that loss; both are of all processes."""
     device = run.ranks.device
     loss = torch.zeros((), device=device)
+    casts_by_itself = run.ranks.world > 1 or run.config.weights == "bf16"  # FSDP does; bf16 weights make bf16 products
     for packed in micro_batches:
-        with autocast(run.precision, device.type) if run.ranks.world == 1 else nullcontext():  # a sharded model casts by itself
+        with nullcontext() if casts_by_itself else autocast(run.precision, device.type):
             micro_loss = run.summed_loss(packed.to(device)) / targets
         micro_loss.backward()
         loss += micro_loss.detach()
@@ -181,29 +200,5 @@ def _accumulate_gradient(run: Training, micro_batches: Sequence[Packed], targets
 
 
 def _clip_gradient(run: Training) -> float:
-    """The norm of the whole gradient before it is clipped."""
+    """Clips the gradient and returns the norm that it had before."""
     return float(whole(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.grad_clip)))
-
-
-def _update_weights(run: Training, step: int) -> float:
-    """The optimizer's step at this step's learning rate, which is returned."""
-    lr = learning_rate(step, run.steps, run.config)
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    return lr
-
-
-def _require_finite(step: int, loss: float, norm: float) -> None:
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingError(f"optimizer step {step + 1}: loss {loss}, gradient norm {norm}; lower train.lr or train.grad_clip")
-
-
-def _bar(steps: int, done: int, progress: bool) -> Any:
-    import sys
-
-    from tqdm import tqdm
-
-    slow = 0.2 if sys.stderr.isatty() else 20.0
-    return tqdm(total=steps, initial=done, desc="train", unit="step", disable=not progress, mininterval=slow, leave=False)

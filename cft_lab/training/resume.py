@@ -1,9 +1,10 @@
 """Resume states: everything that a training needs to go on after a kill as if nothing had happened.
 
 A state holds the weights and the optimizer's moments (torch.distributed.checkpoint, each process writing its share) and every
-process's random number generators; learning rate and order of the data are functions of the step. It lies in
-`<folder>/resume/step-N/`, is made under another name, synced and renamed, and ends with an index of its files and their sizes.
-The last two are kept. A state can be loaded by another number of processes than saved it.
+process's random number generators; learning rate and order of the data are functions of the step, and no figure that is shown
+spans steps, so there is nothing else to keep. It lies in `<folder>/resume/step-N/`, is made under another name, synced and
+renamed, and ends with an index of its files and their sizes. The last two are kept. A state can be loaded by another number of
+processes than saved it.
 """
 
 from __future__ import annotations
@@ -13,35 +14,33 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cft_lab.json_files import read_json
-from cft_lab.training.errors import TrainingError
+from cft_lab.training.faults import TrainingError
+from cft_lab.training.optimizers import as_compiled_as_pays
 from cft_lab.training.ranks import Ranks, one_process_is_meant
 
 if TYPE_CHECKING:
     import torch
 
 STATES = "resume"  # the folder of a training's states
-INDEX = "index.json"  # of a state: step, processes, and the size of each file in bytes; written last
+INDEX = "index.json"  # of a state: step, processes, whether there are moments, size of each file in bytes; written last
 KEPT = 2
 
 
-def save_resume(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, step: int, losses: Sequence[float] = ()
-) -> None:
-    """Writes the state after optimizer step `step` and lets go of all but the last two; `losses` are those that the bar averages.
+def save_resume(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, step: int) -> None:
+    """Writes the state after optimizer step `step` and lets go of all but the last two.
 
     Every process calls it. Raises TrainingError if it cannot be written, a full disk above all; earlier states stay as they are.
     """
     from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
     final = _state(folder, step)
     made = final.with_suffix(".tmp")
-    tensors = {"model": _weights(model), "optimizer": get_optimizer_state_dict(model, optimizer)["state"]}
+    tensors = {"model": _weights(model), "optimizer": _moments(model, optimizer)["state"] if optimizer.state else {}}
     try:
         if ranks.first:
             shutil.rmtree(made, ignore_errors=True)
@@ -52,7 +51,7 @@ def save_resume(
         ranks.barrier()
         if ranks.first:
             sizes = {file.name: file.stat().st_size for file in sorted(made.iterdir())}
-            _write_synced(made / INDEX, {"step": step, "world": ranks.world, "losses": list(losses), "sizes": sizes})
+            _write_synced(made / INDEX, {"step": step, "world": ranks.world, "moments": bool(optimizer.state), "sizes": sizes})
     except (CheckpointException, OSError, RuntimeError) as error:
         if ranks.first:
             shutil.rmtree(made, ignore_errors=True)
@@ -73,14 +72,14 @@ def load_resume(
     ranks: Ranks,
     seed: int,
     say: Callable[[str], None],
-) -> tuple[int, list[float]]:
-    """Restores the newest whole state in place; gives its step, and the losses noted with it. (0, []) if none was ever finished.
+) -> int:
+    """Restores the newest whole state in place and returns its step; 0 if no state was ever finished.
 
     Every process calls it. A state with a missing or truncated file is passed over, and `say` is told which file of which state it
     was. Raises TrainingError if states are there and none is whole.
     """
     from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
     step = ranks.from_first(_newest(folder, say) if ranks.first else 0)
@@ -88,14 +87,15 @@ def load_resume(
         for left in [state for state in _states(folder) if _step(state) > step] + list((folder / STATES).glob("*.tmp")):
             shutil.rmtree(left)
     if step == 0:
-        return 0, []
+        return 0
     state = _state(folder, step)
     index = read_json(state / INDEX)
-    moments = get_optimizer_state_dict(model, optimizer)  # makes those of a fresh optimizer, so that there is room to load
+    moments = _moments(model, optimizer) if index["moments"] else {"state": {}}
     with one_process_is_meant():
         tensors = {"model": _weights(model), "optimizer": moments["state"]}
         load(tensors, storage_reader=FileSystemReader(state), no_dist=ranks.world == 1)
-    set_optimizer_state_dict(model, optimizer, moments)
+    if index["moments"]:
+        set_optimizer_state_dict(model, optimizer, moments)
     if index["world"] == ranks.world:
         _set_random_state(read_json(_rng_file(state, ranks.rank)))
     else:
@@ -105,7 +105,7 @@ def load_resume(
                 f"the resume state of step {step} was saved by {index['world']} processes and goes on in {ranks.world}: "
                 "their random numbers are drawn anew from the seed"
             )
-    return step, list(index["losses"])
+    return step
 
 
 def resume_step(folder: Path) -> int:
@@ -182,6 +182,14 @@ def _rng_file(state: Path, rank: int) -> Path:
 def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter by name, tied ones once."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def _moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state by parameter name; a fresh optimizer makes it by a step of nothing, so that there is room to load."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    with as_compiled_as_pays(optimizer):
+        return get_optimizer_state_dict(model, optimizer)
 
 
 def _write_tensors(made: Path, tensors: dict[str, Any], ranks: Ranks) -> None:

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from cft_lab.training.errors import Requeue
-
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 #: A scheduler may send one warning to a process twice, directly and through its parent: what comes this soon is no second signal.
 ECHO_S = 2.0
+
+
+class Requeue(BaseException):
+    """The process was asked to end and everything is saved: the same command goes on. Like KeyboardInterrupt, no failure."""
 
 
 class StopRequest:

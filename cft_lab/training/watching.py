@@ -6,10 +6,11 @@ import json
 import os
 import re
 import signal
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+from cft_lab.training.meters import Bar, StepMetrics
 
 _LOG_LINES = 15  # of a process that died
 _DEATH = re.compile(r"rank\s*: (?P<rank>\d+) \(local_rank: (?P<local>\d+)\)\s+exitcode\s*: (?P<code>-?\d+)")
@@ -56,33 +57,27 @@ class MetricsTail:
             self._file.close()
 
 
-class Bar:
-    """The steps of a training that runs in other processes, on stderr; nothing unless `shown`."""
+class RemoteBar:
+    """The bar of a training that runs in other processes; nothing unless `shown`."""
 
     def __init__(self, shown: bool) -> None:
         self._shown = shown
-        self._bar: Any = None
+        self._bar: Bar | None = None
 
     def begin(self, outcome: Mapping[str, Any]) -> None:
         """Takes the number of steps from what the first process left, once it is there."""
-        from tqdm import tqdm
-
-        if self._shown and self._bar is None and outcome["kind"] == "running":
-            slow = 0.2 if sys.stderr.isatty() else 20.0
-            options = {"desc": "train", "unit": "step", "mininterval": slow, "leave": False}
-            self._bar = tqdm(total=outcome["steps"], initial=outcome["done"], **options)
+        if self._bar is None and outcome["kind"] == "running":
+            self._bar = Bar(outcome["steps"], outcome["done"], self._shown)
 
     def show(self, row: Mapping[str, Any]) -> None:
-        """Shows a row of metrics."""
+        """Shows a row of metrics, if it is one of a step."""
         if self._bar is not None and "loss" in row:
-            shown = {"loss": f"{row['loss']:.3f}", "lr": f"{row['lr']:.1e}", "tok_s": f"{row['tokens_per_s']:,.0f}"}
-            self._bar.set_postfix(shown, refresh=False)
-            self._bar.update(max(0, row["step"] - self._bar.n))
+            self._bar.show(StepMetrics(**row))
 
     def close(self) -> None:
         """Takes the bar away."""
         if self._bar is not None:
-            self._bar.close()
+            self._bar.__exit__()
 
 
 def post_mortem(place: Path) -> str:

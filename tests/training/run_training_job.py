@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from cft_lab.store import EXIT_REQUEUE
-from cft_lab.training.errors import Requeue, TrainingError
+from cft_lab.training.faults import TrainingError
 from cft_lab.training.job import read_job
 from cft_lab.training.launch import Node, run_job
+from cft_lab.training.signals import Requeue
 
 
 def tell(**what: object) -> None:

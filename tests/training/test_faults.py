@@ -52,7 +52,7 @@ def test_kill_9_at_20_random_moments_ends_with_the_same_bits(base: Path, tmp_pat
     long = {"epochs": 10, "resume_every_steps": 1, "save_every_steps": 2}
     whole, killed = make_job(base, tmp_path / "whole", **long), make_job(base, tmp_path / "killed", **long)
     with start(whole) as parent:
-        out, errors = parent.communicate(timeout=100)
+        _, errors = parent.communicate(timeout=100)
     assert parent.returncode == 0, errors[-3000:]
     assert len(losses(whole.folder)) == 60
     rng = random.Random(5)
@@ -72,7 +72,7 @@ def test_kill_9_at_20_random_moments_ends_with_the_same_bits(base: Path, tmp_pat
     assert 0 < reached[-1] < 60, "the last kill was in the middle of the training"
     assert in_save >= 1, "some kills must hit a save"
     with start(killed) as parent:
-        _out, errors = parent.communicate(timeout=100)
+        _, errors = parent.communicate(timeout=100)
     assert parent.returncode == 0, errors[-3000:]
     assert losses(killed.folder) == losses(whole.folder)
     last = [candidate_folder(job.folder, 60) for job in (whole, killed)]
@@ -128,7 +128,7 @@ def test_when_restarts_are_used_up_the_dead_rank_is_named_and_the_next_start_res
 def test_a_rank_that_fails_is_quoted(base: Path, tmp_path: Path) -> None:
     """Metrics cannot be written: an error nobody foresaw, in the first process."""
     job = make_job(base, tmp_path / "run", processes=2, max_restarts=0)
-    (job.folder / "metrics.jsonl").mkdir()
+    (job.folder / "metrics.tmp").mkdir()  # where the first process writes the file anew
     with start(job) as parent:
         out, errors = parent.communicate(timeout=120)
     assert parent.returncode == 1, errors
@@ -168,7 +168,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_ranks_end_with_their_parent(base: Path, tmp_path: Path) -> None:
-    job = make_job(base, tmp_path / "run", processes=2, epochs=1000)
+    job = make_job(base, tmp_path / "run", processes=2, epochs=1000, max_restarts=1)
     with start(job) as parent:
         steps_done(job, 2)
         launchers, ranks = children(parent.pid), rank_pids(job.folder)

@@ -16,7 +16,7 @@ from tiny import sequences, tiny_model
 from cft_lab.config import OptimizationConfig
 from cft_lab.training.batches import split_step
 from cft_lab.training.encode import Encoded
-from cft_lab.training.errors import TrainingError
+from cft_lab.training.faults import TrainingError
 from cft_lab.training.loop import learning_rate, train
 from cft_lab.training.meters import StepMetrics
 from cft_lab.training.resume import resume_step

@@ -7,8 +7,7 @@ import threading
 import pytest
 
 from cft_lab.training import signals
-from cft_lab.training.errors import Requeue
-from cft_lab.training.signals import STOP_SIGNALS, ending_at_once, stop_requests
+from cft_lab.training.signals import STOP_SIGNALS, Requeue, ending_at_once, stop_requests
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
