@@ -197,24 +197,25 @@ def _copies(setting: Setting, moment: str) -> Iterator[Part]:
 
 
 def _loss(setting: Setting) -> Part:
-    """One chunk's logits: fp32 log-probabilities beside the logits they are made from, and those of the chunk before.
+    """Logits of one chunk beside their fp32 log-probabilities and the errors of the chunk before; or errors beside their product.
 
-    Besides, the projection's gradient (fp32), a product that is added to it, and hidden states with their gradient.
+    Besides, the projection's gradient, to which the product is added, its bf16 copy under autocast, and the hidden states of
+    supervised positions with their gradient. A CPU first casts operands of unlike types, a GPU does it in passing.
     """
     shape, size = setting.shape, setting.compute_bytes
     targets = math.ceil(setting.micro_batch_tokens * setting.target_share)
     chunk = min(targets, setting.config.loss_chunk_tokens)
-    before = (4 + (2 if size == 2 else 0)) if targets > chunk else 0
     table = shape.vocab_size * shape.hidden_size
-    logits = chunk * shape.vocab_size * (before + max(size + 4 + (4 if size == 2 and setting.device == "cpu" else 0), 4))
-    added = chunk * shape.vocab_size * (4 + (2 if size == 2 else 0)) + table * size
-    projection = table * (_weight_bytes(setting) if setting.ranks == 1 else size)
+    cast = 4 if size == 2 and setting.device == "cpu" else 0
+    errors = 6 if size == 2 else 4  # in fp32, and cast to what the products take
+    logits = chunk * shape.vocab_size * (size + 4 + cast + (errors if targets > chunk else 0))
+    product = chunk * shape.vocab_size * errors + table * (size + cast)
+    gradient = table * (_weight_bytes(setting) if setting.ranks == 1 else size)
     copied = table * 2 if setting.autocast else 0
-    hidden = 2 * targets * shape.hidden_size * size
     return Part(
         "logits and their gradients",
-        max(logits, added) + projection + copied + hidden,
-        f"{chunk:,} target tokens x {shape.vocab_size:,} x {before + size + 4} bytes, and the projection's gradient",
+        max(logits, product) + gradient + copied + 2 * targets * shape.hidden_size * size,
+        f"{chunk:,} target tokens x {shape.vocab_size:,}, up to {logits // chunk // shape.vocab_size} bytes each; projection's gradient",
     )
 
 
