@@ -49,7 +49,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, predicting: torch.Tensor, targets: torch.Tensor, chunk: int
     ) -> torch.Tensor:
-        """hidden [T, D], weight [V, D], predicting [N], targets [N] -> a scalar in float32."""
+        """hidden [T, D], weight [V, D], predicting [N], targets [N] -> a scalar in float32 or better."""
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         projection = weight.to(dtype)
@@ -57,10 +57,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         train_hidden, train_weight = ctx.needs_input_grad[:2]
         grad_selected = torch.empty_like(selected) if train_hidden else None
         grad_weight = torch.zeros_like(weight) if train_weight else None
-        loss = hidden.new_zeros((), dtype=torch.float32)
+        exact = torch.promote_types(dtype, torch.float32)
+        loss = hidden.new_zeros((), dtype=exact)
         for start in range(0, len(targets), chunk):
             states, wanted = selected[start : start + chunk], targets[start : start + chunk, None]
-            log_probs = torch.log_softmax(states @ projection.T, dim=-1, dtype=torch.float32)  # [chunk, V]
+            log_probs = torch.log_softmax(states @ projection.T, dim=-1, dtype=exact)  # [chunk, V]
             loss -= log_probs.gather(1, wanted).sum()
             if not (train_hidden or train_weight):
                 continue
