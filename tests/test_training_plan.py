@@ -96,11 +96,14 @@ def test_what_is_in_the_store_is_measured(cell: ComposeCell, capsys: pytest.Capt
         store.ensure(trained.upstream[role])
     before = planned(config)
     told = " ".join(" ".join(row) for row in before.rows)
-    assert "24 examples" in told and "measured on the examples in the store" in told
+    assert "24 examples" in told
+    assert "measured on the examples in the store" in told
     assert "prompt ids begin the ids of prompt and target together in 24 of 24 rows" in " ".join(before.notes)
     assert "the EOS is another token (<|endoftext|>)" in " ".join(before.notes)
     row = before.notes[-1]
-    assert "⟦" in row and row.endswith("<|im_end|>⟧") and "Is this solution right?" in row
+    assert "⟦" in row
+    assert row.endswith("<|im_end|>⟧")
+    assert "Is this solution right?" in row
     print_plan(before)
     assert "a row of " in capsys.readouterr().out
     folder = store.ensure(trained)
@@ -109,7 +112,8 @@ def test_what_is_in_the_store_is_measured(cell: ComposeCell, capsys: pytest.Capt
     assert steps.startswith(f"{counts['steps']} optimizer steps")
     assert len(list(folder.glob("step-*"))) == int(steps.split("; ")[1].split(" ")[0])
     speed = next(row for row in planned(config).rows if row[0] == "time")
-    assert "measured: " in speed[2] and trained.key in speed[2]
+    assert "measured: " in speed[2]
+    assert trained.key in speed[2]
 
 
 def test_an_end_of_turn_that_is_no_token_is_refused(cell: ComposeCell) -> None:

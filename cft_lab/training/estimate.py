@@ -106,14 +106,14 @@ def estimate_memory(setting: Setting) -> Memory:
     return dataclasses.replace(peak, parts=(*peak.parts, *_surroundings(setting, peak)))
 
 
-def _weight_bytes(setting: Setting) -> int:
-    return 4 if setting.config.weights == "fp32" else 2
+def _weight_bytes(config: OptimizationConfig) -> int:
+    return 4 if config.weights == "fp32" else 2
 
 
 def _kept(setting: Setting, moment: str) -> Iterator[Part]:
     """Weights, gradients and the optimizer's state, each process holding its share of the parameters."""
     number = count_parameters(setting.shape).total / setting.ranks
-    size = _weight_bytes(setting)
+    size = _weight_bytes(setting.config)
     each = f"{count_text(number)} parameters" + (f" (of {setting.ranks} shares)" if setting.ranks > 1 else "")
     yield Part("weights", number * size, f"{each} x {size} bytes ({setting.config.weights})")
     # of a single micro-batch the gradient comes into being while activations go
@@ -124,11 +124,11 @@ def _kept(setting: Setting, moment: str) -> Iterator[Part]:
 
 
 def optimizer_bytes(config: OptimizationConfig) -> float:
-    """Bytes of optimizer state for each parameter.
+    """Bytes of optimizer state for each parameter: AdamW's two moments.
 
-    AdamW has two moments: in fp32; in 8 bits with one fp32 scale for each 256 numbers (torchao's AdamW8bit); in bf16.
+    They are kept as the weights are, or in 8 bits with one fp32 scale for every 256 (torchao's AdamW8bit).
     """
-    return {"adamw": 8.0, "adamw-8bit": 2 * (1 + 4 / 256), "adamw-bf16": 4.0}[config.optimizer]
+    return 2 * (1 + 4 / 256) if config.optimizer == "adamw-8bit" else 2.0 * _weight_bytes(config)
 
 
 def block_activation_bytes(setting: Setting) -> float:
@@ -210,12 +210,12 @@ def _loss(setting: Setting) -> Part:
     errors = 6 if size == 2 else 4  # in fp32, and cast to what the products take
     logits = chunk * shape.vocab_size * (size + 4 + cast + (errors if targets > chunk else 0))
     product = chunk * shape.vocab_size * errors + table * (size + cast)
-    gradient = table * (_weight_bytes(setting) if setting.ranks == 1 else size)
+    gradient = table * (_weight_bytes(setting.config) if setting.ranks == 1 else size)
     copied = table * 2 if setting.autocast else 0
     return Part(
         "logits and their gradients",
         max(logits, product) + gradient + copied + 2 * targets * shape.hidden_size * size,
-        f"{chunk:,} target tokens x {shape.vocab_size:,}, up to {logits // chunk // shape.vocab_size} bytes each; projection's gradient",
+        f"{chunk:,} target tokens x {shape.vocab_size:,} x {logits // chunk // shape.vocab_size} bytes; the projection's gradient",
     )
 
 
@@ -230,7 +230,7 @@ def _at_backward(setting: Setting) -> Iterator[Part]:
     yield from _activations(setting, "backward")
     table = setting.shape.vocab_size * setting.shape.hidden_size
     if setting.shape.tied_embeddings or setting.micro_batches == 1 or setting.ranks > 1:
-        size = _weight_bytes(setting) if setting.ranks == 1 else setting.compute_bytes
+        size = _weight_bytes(setting.config) if setting.ranks == 1 else setting.compute_bytes
         yield Part("projection's gradient", table * size, "until it is added to the others")
 
 
@@ -239,7 +239,7 @@ def _at_end(setting: Setting) -> Iterator[Part]:
     if setting.ranks == 1:
         table = setting.shape.vocab_size * setting.shape.hidden_size
         held = (1 if setting.micro_batches > 1 else 0) + (1 if setting.shape.tied_embeddings else 0)
-        yield Part("embedding's gradient", held * table * _weight_bytes(setting), "beside the one that it is added to")
+        yield Part("embedding's gradient", held * table * _weight_bytes(setting.config), "beside the one that it is added to")
 
 
 def _surroundings(setting: Setting, peak: Memory) -> Iterator[Part]:
