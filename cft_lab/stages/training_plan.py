@@ -180,15 +180,17 @@ def _measured(config: Config, tokenizer: PreTrainedTokenizerBase, examples: Sequ
         longer = f"have more than train.max_length={train.max_length} tokens"
         raise ConfigError(f"all {len(sample):,} examples that were counted {longer}: raise it")
     counted = [len(sequence.ids) for sequence in encoded.sequences]
-    found = measured_lengths(counted, encoded.num_targets, encoded.too_long, 0, "measured on the examples in the store")
+    basis = "measured on the examples in the store"
+    found = measured_lengths(counted, encoded.num_targets, encoded.too_long, encoded.no_target, basis)
     if len(sample) == len(examples):
         return found
     share = len(examples) / len(sample)
     return dataclasses.replace(
         found,
         examples=len(examples),
-        sequences=max(1, round(found.sequences * share)),
-        too_long=len(examples) - max(1, round(found.sequences * share)),
+        sequences=round(found.sequences * share),
+        too_long=round(found.too_long * share),
+        without_target=round(found.without_target * share),
         basis=f"measured on {len(sample):,} of the {len(examples):,} examples in the store",
     )
 

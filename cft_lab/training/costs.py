@@ -13,14 +13,15 @@ from cft_lab.evaluation.benchmarks import BENCHMARKS
 from cft_lab.training.devices import Device, find_device, passes_precision
 from cft_lab.training.estimate import optimizer_bytes
 from cft_lab.training.lengths import Lengths, assumed_lengths
-from cft_lab.training.shapes import count_parameters, shape_of, training_flops
+from cft_lab.training.meters import PEAK_TFLOPS, flops_of_shape
+from cft_lab.training.shapes import count_parameters, shape_of
 
 GB = 1e9
 #: share of the peak that training reaches, where none was measured, and where the figure is from
 ASSUMED_UTILIZATION = 0.35
 UTILIZATION_BASIS = "33 to 39 % published by torchtitan for Llama 3.1 8B under FSDP2 on 8 to 128 H100"
 #: of a GPU whose peak nobody stated, where a cost is wanted all the same
-ASSUMED_TFLOPS = 989.0
+ASSUMED_TFLOPS = PEAK_TFLOPS["H100"]
 #: output tokens a second of a GPU that generates with a 7B model in large batches, in bf16, and where the figure is from
 _GENERATED_PER_SECOND, _GENERATED_PARAMETERS = 10_000.0, 8e9
 _GENERATED_BASIS = "10,000 output tokens/s of an 8B model on a GPU (sglang issue 1008), in proportion to the parameters"
@@ -98,12 +99,14 @@ def count_steps(config: Config, lengths: Lengths) -> Steps:
 def estimate_time(
     config: OptimizationConfig, shape: ShapeConfig, lengths: Lengths, device: Device, measured: tuple[float, str] | None = None
 ) -> Time:
-    """FLOP of the training over those that the devices do: peak x utilization, less what checkpointing computes again.
+    """FLOP of the training (see meters.py) over those that the devices do: peak x utilization, less what is computed again.
 
     `measured` is (tokens per second of one device, where that was measured): it comes before every assumption.
     """
-    tokens, squared = lengths.tokens * config.epochs, lengths.mean_squared * lengths.sequences * config.epochs
-    flops = training_flops(shape, tokens, lengths.targets * config.epochs, squared)
+    counts = flops_of_shape(shape)
+    tokens = lengths.tokens * config.epochs
+    attention = counts.attention_width * lengths.mean_squared * lengths.sequences * config.epochs
+    flops = 6 * (counts.block_parameters * tokens + attention + counts.projection_parameters * lengths.targets * config.epochs)
     if measured is not None:
         hours = tokens / measured[0] / device.ranks / 3600
         return Time(flops, hours, hours * device.ranks, f"measured: {measured[0]:,.0f} tokens/s {measured[1]}")
@@ -143,7 +146,7 @@ def training_cost(config: Config) -> Cost:
         raise ConfigError(f"model={config.model.name} has no model.shape: {SHAPE_REMEDY}")
     lengths, device = assumed_lengths(config), find_device(config)
     steps = count_steps(config, lengths)
-    disk = estimate_disk(config, shape, steps, passes_precision(config.train, device), Path("/"))
+    disk = estimate_disk(config, shape, steps, passes_precision(config.train, device.kind), Path("/"))
     if device.kind == "cpu":
         return Cost(0.0, disk.needed / GB, "trained on the CPU")
     if device.tflops is None:

@@ -8,22 +8,13 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from cft_lab.config import Config, OptimizationConfig
+from cft_lab.config import Config, OptimizationConfig, TrainConfig
 from cft_lab.runtime import has_gpu
+from cft_lab.training.meters import peak_flops
 
 GIB = 2**30
 #: of a GPU's memory as it is sold, what programs get: an H100 of 80 has 79.2 GiB for them, an H200 of 141 has 139.8
 _USABLE = 0.99
-#: dense bf16 TFLOP/s by a part of the GPU's name, most specific first (NVIDIA's data sheets, without sparsity)
-PEAK_TFLOPS = {
-    "B200": 2250.0,
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-}
 
 
 @dataclass(frozen=True)
@@ -57,34 +48,33 @@ def find_device(config: Config) -> Device:
     A GPU that `train.device_memory_gb` describes comes before the one that is here; a paper-scale model is never planned for a CPU.
     """
     train = config.train
-    seen = [] if train.device_memory_gb is not None or not has_gpu() else _nvidia_smi()
-    if not seen and train.device_memory_gb is None and config.model.scale == "lab" and not has_gpu():
+    stated = train.device_memory_gb
+    seen = [] if stated is not None or not has_gpu() else _nvidia_smi()
+    if stated is None and not has_gpu() and config.model.scale == "lab":
         memory, basis = _free_ram()
-        tflops, tflops_basis = (train.device_tflops, "train.device_tflops") if train.device_tflops else (None, "no peak is stated")
-        return Device("cpu", "CPU", True, memory, basis, tflops, tflops_basis, train.processes or 1, train.nodes)
+        return Device("cpu", "CPU", True, memory, basis, *_peak(train, "cpu", ""), train.processes or 1, train.nodes)
     name, memory, basis = "GPU", None, "no GPU is here, and train.device_memory_gb does not state one"
-    if train.device_memory_gb is not None:
-        memory, basis = _USABLE * train.device_memory_gb * GIB, f"train.device_memory_gb={train.device_memory_gb:g}, 99 % of it"
+    if stated is not None:
+        memory, basis = _USABLE * stated * GIB, f"train.device_memory_gb={stated:g}, 99 % of it"
     elif seen:
-        name, basis = seen[0][0], "nvidia-smi, 99 % of it"
-        memory = min(size for _, size in seen)
-    tflops, tflops_basis = _peak(name) if train.device_tflops is None else (train.device_tflops, "train.device_tflops")
+        name, memory, basis = seen[0][0], min(size for _, size in seen), "nvidia-smi, 99 % of it"
     count = train.processes or len(seen) or 1
-    return Device("cuda", name, bool(seen), memory, basis, tflops, tflops_basis, count, train.nodes)
+    return Device("cuda", name, bool(seen), memory, basis, *_peak(train, "cuda", name), count, train.nodes)
 
 
-def passes_precision(train: OptimizationConfig, device: Device) -> str:
+def passes_precision(train: OptimizationConfig, kind: str) -> str:
     """fp32 or bf16: what both passes compute in; `auto` is bf16 on a GPU and fp32 on a CPU, as in runtime.resolve_precision."""
     if train.precision != "auto":
         return train.precision
-    return "bf16" if device.kind == "cuda" else "fp32"
+    return "bf16" if kind == "cuda" else "fp32"
 
 
-def _peak(name: str) -> tuple[float | None, str]:
-    for part, tflops in PEAK_TFLOPS.items():
-        if part in name:
-            return tflops, f"data sheet of {part}, dense bf16"
-    return None, "no peak is stated"
+def _peak(train: TrainConfig, kind: str, name: str) -> tuple[float | None, str]:
+    """TFLOP/s of a device, and where the figure is from."""
+    peak = peak_flops(train, passes_precision(train, kind), name)
+    if peak is None:
+        return None, "no peak is stated"
+    return peak / 1e12, "train.device_tflops" if train.device_tflops is not None else f"data sheet of {name}, dense bf16"
 
 
 def _nvidia_smi() -> list[tuple[str, float]]:

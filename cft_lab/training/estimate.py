@@ -106,14 +106,14 @@ def estimate_memory(setting: Setting) -> Memory:
     return dataclasses.replace(peak, parts=(*peak.parts, *_surroundings(setting, peak)))
 
 
-def _weight_bytes(setting: Setting) -> int:
-    return 4 if setting.config.weights == "fp32" else 2
+def _weight_bytes(config: OptimizationConfig) -> int:
+    return 4 if config.weights == "fp32" else 2
 
 
 def _kept(setting: Setting, moment: str) -> Iterator[Part]:
     """Weights, gradients and the optimizer's state, each process holding its share of the parameters."""
     number = count_parameters(setting.shape).total / setting.ranks
-    size = _weight_bytes(setting)
+    size = _weight_bytes(setting.config)
     each = f"{count_text(number)} parameters" + (f" (of {setting.ranks} shares)" if setting.ranks > 1 else "")
     yield Part("weights", number * size, f"{each} x {size} bytes ({setting.config.weights})")
     # of a single micro-batch the gradient comes into being while activations go
@@ -124,11 +124,11 @@ def _kept(setting: Setting, moment: str) -> Iterator[Part]:
 
 
 def optimizer_bytes(config: OptimizationConfig) -> float:
-    """Bytes of optimizer state for each parameter.
+    """Bytes of optimizer state for each parameter: AdamW's two moments.
 
-    AdamW has two moments: in fp32; in 8 bits with one fp32 scale for each 256 numbers (torchao's AdamW8bit); in bf16.
+    They are kept as the weights are, or in 8 bits with one fp32 scale for every 256 (torchao's AdamW8bit).
     """
-    return {"adamw": 8.0, "adamw-8bit": 2 * (1 + 4 / 256), "adamw-bf16": 4.0}[config.optimizer]
+    return 2 * (1 + 4 / 256) if config.optimizer == "adamw-8bit" else 2.0 * _weight_bytes(config)
 
 
 def block_activation_bytes(setting: Setting) -> float:
@@ -197,24 +197,25 @@ def _copies(setting: Setting, moment: str) -> Iterator[Part]:
 
 
 def _loss(setting: Setting) -> Part:
-    """One chunk's logits: fp32 log-probabilities beside the logits they are made from, and those of the chunk before.
+    """Logits of one chunk beside their fp32 log-probabilities and the errors of the chunk before; or errors beside their product.
 
-    Besides, the projection's gradient (fp32), a product that is added to it, and hidden states with their gradient.
+    Besides, the projection's gradient, to which the product is added, its bf16 copy under autocast, and the hidden states of
+    supervised positions with their gradient. A CPU first casts operands of unlike types, a GPU does it in passing.
     """
     shape, size = setting.shape, setting.compute_bytes
     targets = math.ceil(setting.micro_batch_tokens * setting.target_share)
     chunk = min(targets, setting.config.loss_chunk_tokens)
-    before = (4 + (2 if size == 2 else 0)) if targets > chunk else 0
     table = shape.vocab_size * shape.hidden_size
-    logits = chunk * shape.vocab_size * (before + max(size + 4 + (4 if size == 2 and setting.device == "cpu" else 0), 4))
-    added = chunk * shape.vocab_size * (4 + (2 if size == 2 else 0)) + table * size
-    projection = table * (_weight_bytes(setting) if setting.ranks == 1 else size)
+    cast = 4 if size == 2 and setting.device == "cpu" else 0
+    errors = 6 if size == 2 else 4  # in fp32, and cast to what the products take
+    logits = chunk * shape.vocab_size * (size + 4 + cast + (errors if targets > chunk else 0))
+    product = chunk * shape.vocab_size * errors + table * (size + cast)
+    gradient = table * (_weight_bytes(setting.config) if setting.ranks == 1 else size)
     copied = table * 2 if setting.autocast else 0
-    hidden = 2 * targets * shape.hidden_size * size
     return Part(
         "logits and their gradients",
-        max(logits, added) + projection + copied + hidden,
-        f"{chunk:,} target tokens x {shape.vocab_size:,} x {before + size + 4} bytes, and the projection's gradient",
+        max(logits, product) + gradient + copied + 2 * targets * shape.hidden_size * size,
+        f"{chunk:,} target tokens x {shape.vocab_size:,} x {logits // chunk // shape.vocab_size} bytes; the projection's gradient",
     )
 
 
@@ -229,7 +230,7 @@ def _at_backward(setting: Setting) -> Iterator[Part]:
     yield from _activations(setting, "backward")
     table = setting.shape.vocab_size * setting.shape.hidden_size
     if setting.shape.tied_embeddings or setting.micro_batches == 1 or setting.ranks > 1:
-        size = _weight_bytes(setting) if setting.ranks == 1 else setting.compute_bytes
+        size = _weight_bytes(setting.config) if setting.ranks == 1 else setting.compute_bytes
         yield Part("projection's gradient", table * size, "until it is added to the others")
 
 
@@ -238,7 +239,7 @@ def _at_end(setting: Setting) -> Iterator[Part]:
     if setting.ranks == 1:
         table = setting.shape.vocab_size * setting.shape.hidden_size
         held = (1 if setting.micro_batches > 1 else 0) + (1 if setting.shape.tied_embeddings else 0)
-        yield Part("embedding's gradient", held * table * _weight_bytes(setting), "beside the one that it is added to")
+        yield Part("embedding's gradient", held * table * _weight_bytes(setting.config), "beside the one that it is added to")
 
 
 def _surroundings(setting: Setting, peak: Memory) -> Iterator[Part]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ LEVERS: tuple[dict[str, Any], ...] = (
     {"activation_checkpointing": "selective"},
     {"activation_checkpointing": "full"},
     {"activation_checkpointing": "full", "optimizer": "adamw-8bit"},
-    {"activation_checkpointing": "full", "weights": "bf16", "optimizer": "adamw-bf16"},
+    {"activation_checkpointing": "full", "optimizer": "adamw-8bit", "weights": "bf16", "precision": "bf16"},
 )
 
 
@@ -38,7 +39,7 @@ def setting_of(config: Config, shape: ShapeConfig, device: Device, lengths: Leng
     """What the memory of a cell's training follows from."""
     train = config.train
     step_tokens = min(train.global_batch_size, lengths.sequences) * lengths.mean
-    precision = passes_precision(train, device)
+    precision = passes_precision(train, device.kind)
     return Setting(shape, train, device.kind, precision, device.ranks, step_tokens, lengths.longest, lengths.target_share)
 
 
@@ -113,7 +114,7 @@ def refusal(config: Config) -> str | None:
     return "; ".join(misfit(f"model={config.model.name}", setting, estimate_memory(setting), device)) or None
 
 
-def explain_out_of_memory(
+def estimate_in_words(
     shape: ShapeConfig,
     config: OptimizationConfig,
     *,
@@ -121,31 +122,26 @@ def explain_out_of_memory(
     precision: str,
     ranks: int,
     limit: float,
-    lengths: tuple[int, ...],
+    lengths: Sequence[int],
     targets: int,
-    peak: float | None = None,
 ) -> str:
-    """What to say when a micro-batch ran out of memory: its size, the estimate for it by parts, and the levers that remain.
+    """What a micro-batch should have taken, by parts, and which settings should take less: for the message when memory ran out.
 
     `device` is cuda or cpu, `precision` fp32 or bf16, `limit` the memory of the device in bytes; `lengths` and `targets` are those
-    of the sequences in the micro-batch that failed, `peak` the bytes that were in use, where that is known.
+    of the sequences in the micro-batch.
     """
     tokens = sum(lengths)
     whole = dataclasses.replace(config, micro_batch_tokens=tokens)
     # beside the gradients of another one like it
     setting = Setting(shape, whole, device, precision, ranks, 2 * tokens * ranks, max(lengths), targets / tokens)
     memory = estimate_memory(setting)
-    inside = "the estimate said that it fits, so what is off is an estimate or another process holds memory"
-    verdict = inside if memory.total <= limit else "the estimate already said that it does not fit"
+    off = "so an estimate was off, or another process holds memory" if memory.total <= limit else "so it could not fit"
     told = "; ".join(f"{part.name} {gib(part.num_bytes)}" for part in memory.parts)
-    used = f"; {gib(peak)} were in use" if peak is not None else ""
-    remaining = what_fits(setting, min(limit, memory.total) * _SAFER)
-    levers = "; ".join(f"{fit.overrides} ({gib(fit.memory.total)})" for fit in remaining if fit.overrides)
-    failed = f"{plural(len(lengths), 'sequence')} of {tokens:,} tokens (the longest {max(lengths):,}), {targets:,} of them targets"
+    fits = what_fits(setting, _SAFER * min(limit, memory.total))
+    levers = "; ".join(f"{fit.overrides} ({gib(fit.memory.total)})" for fit in fits if fit.overrides)
     return (
-        f"out of memory: the micro-batch had {failed}, where train.micro_batch_tokens={config.micro_batch_tokens:,}. "
-        f"Estimated for it: {gib(memory.total)} of {gib(limit)} ({told}){used}; {verdict}. "
-        f"Levers that remain: {levers or 'a larger GPU, or more of them'}"
+        f"the estimate for {tokens:,} tokens was {gib(memory.total)} of {gib(limit)}, {off}: {told}. "
+        f"Estimated to fit: {levers or 'nothing on these devices; take larger ones, or more of them'}"
     )
 
 

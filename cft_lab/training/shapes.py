@@ -1,4 +1,4 @@
-"""What follows from a decoder's shape alone, without its weights: how many parameters it has, how many FLOP a step costs.
+"""What follows from a decoder's shape alone, without its weights: how many parameters it has, and where.
 
 Qwen2 and Llama differ here in one thing: Qwen2's query, key and value projections have biases.
 """
@@ -66,19 +66,6 @@ def count_parameters(shape: ShapeConfig) -> Parameters:
 def count_text(number: float) -> str:
     """A number of parameters as text."""
     return f"{number / 1e9:.2f} G" if number >= 1e8 else f"{number / 1e6:.2f} M"
-
-
-def training_flops(shape: ShapeConfig, tokens: float, targets: float, squared: float) -> float:
-    """FLOP of forward and backward over sequences with so many tokens, target tokens and (sum over sequences) tokens squared.
-
-    A matrix product with a [K, N] weight costs 2 K N a token; attention, whose query sees the keys before it, costs
-    2 n^2 `hidden_size` a sequence of n tokens in each block (half of both products, scores and weighted values); the output
-    projection is paid for target tokens only, because no other position reaches it. The backward pass costs twice the
-    forward pass (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). What checkpointing computes again is not counted, as in
-    model FLOPs utilization (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
-    """
-    blocks = 2 * shape.layers * (count_parameters(shape).matrices * tokens + shape.hidden_size * squared)
-    return 3 * (blocks + 2 * shape.vocab_size * shape.hidden_size * targets)
 
 
 def shape_of(model: ModelConfig) -> ShapeConfig | None:

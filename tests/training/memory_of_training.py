@@ -2,9 +2,9 @@
 
     python memory_of_training.py '{"shape": {...}, "train": {...}, "rows": 16, "length": 128, "supervised": 0.5}'
 
-Growth is the peak of resident memory over what the process held before the model was built. glibc keeps freed memory for itself, so
-that the peak would depend on what lies between the holes: MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_, set by the caller, make
-it give back every tensor at once, as a GPU's allocator gives it to the next tensor.
+Growth is the peak of resident memory over what the process held before the model was built. glibc keeps freed memory for
+itself, so that the peak would depend on what lies between the holes: MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_, set by
+the caller, make it give back every tensor at once.
 """
 
 import json
