@@ -1,17 +1,25 @@
 """W&B offline, for real: what is written is read back from the run files."""
 
+import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cells import DEBUG
 
 from cft_lab import pipeline
-from cft_lab.config import Config
+from cft_lab.config import PROJECT_ROOT, Config
+from cft_lab.hydra_config import Composer, initialized
 from cft_lab.json_files import read_json
-from cft_lab.tracking import MetricsFile, read_metrics
+from cft_lab.sweeps import run_folder
+from cft_lab.sweeps.expand import compose_all, expand
+from cft_lab.sweeps.plan import Plan, make_plan
+from cft_lab.tracking import MetricsFile, Placement, placement, read_metrics
 
 ComposeCell = Callable[..., Config]
 
@@ -39,6 +47,26 @@ def records(run_file: Path) -> list[object]:
             found.append(record)
             payload = b""
     return found
+
+
+def steps_of(run: Sequence[Any]) -> list[int]:
+    """The steps of a run's history."""
+    return [r.history.step.num for r in run if r.WhichOneof("record_type") == "history"]
+
+
+def about(run: Sequence[Any]) -> Any:
+    """The record of the run itself."""
+    return next(r.run for r in run if r.WhichOneof("record_type") == "run")
+
+
+def freeze(root: Path, *arguments: str) -> Plan:
+    """A sweep of debug cells, frozen in a store as it is when it is submitted."""
+    with initialized():
+        asked = expand([*DEBUG, *arguments, f"output_root={root}"])
+        plan, problems = make_plan(compose_all(asked.cells, Composer()))
+    problems.refuse(len(asked.cells))
+    run_folder.freeze(plan, asked.name, [])
+    return plan
 
 
 def offline_runs(root: Path) -> dict[str, list[object]]:
@@ -106,3 +134,77 @@ def test_metrics_past_the_resume_step_are_dropped(tmp_path: Path) -> None:
     with MetricsFile(tmp_path, resume_step=2) as metrics:
         metrics.append({"step": 3, "loss": 0.5})
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+
+
+def test_the_place_of_a_stage_is_that_of_all_cells_that_stand_on_it(tmp_path: Path) -> None:
+    plan = freeze(tmp_path, "sweeps=lab/table5,lab/table7")
+    tables: dict[str, set[str]] = {}
+    for cell in plan.cells:
+        tables.setdefault(cell.result, set()).add(cell.sweep)
+    shared = [key for key, names in tables.items() if len(names) == 2]
+    assert shared, "a cell that belongs to both"
+    for cell in plan.cells:
+        found = placement(tmp_path, cell.result)
+        assert found.group == "lab/table5+lab/table7"
+        assert {f"table:{cell.sweep}", f"row:{cell.row}"} <= set(found.tags)
+    assert {"table:lab/table5", "table:lab/table7"} <= set(placement(tmp_path, shared[0]).tags)
+    base = next(stage.key for stage in plan.stages if stage.name == "base_model")
+    assert {tag for tag in placement(tmp_path, base).tags if tag.startswith("row:")} == {
+        f"row:{cell.row}" for cell in plan.cells if cell.row
+    }
+    assert placement(tmp_path, "0" * 16) == Placement(None, ())
+
+
+def test_a_later_sweep_names_the_group_and_adds_its_tags(tmp_path: Path) -> None:
+    first = freeze(tmp_path, "sweeps=lab/table8")
+    trained = next(stage.key for stage in first.stages if stage.name == "candidates")
+    time.sleep(1.1)  # run folders are named by their second
+    freeze(tmp_path, "seed=0", "method=cft", "model=lab-qwen2")
+    found = placement(tmp_path, trained)
+    assert found.group == "grid"
+    assert "table:lab/table8" in found.tags
+    assert {"column:T=0.0", "column:T=0.1", "column:T=0.3", "column:T=0.6"} <= set(found.tags)
+    plan = tmp_path / "sweeps" / "20990101-000000-broken" / "plan.json"
+    plan.parent.mkdir()
+    plan.write_text("{")
+    assert placement(tmp_path, trained) == found, "a run folder that cannot be read stops no training"
+    name = "n" * 300
+    plan.write_text(
+        json.dumps(
+            {
+                "name": name,
+                "stages": [],
+                "cells": [{"result": trained, "sweep": name, "row": "", "column": ""}],
+            }
+        )
+    )
+    found = placement(tmp_path, trained)
+    assert (len(found.group or ""), max(map(len, found.tags))) == (128, 64), "what W&B takes"
+
+
+@pytest.mark.slow
+def test_a_requeued_run_of_a_sweep_is_one_run_of_two_segments(shared_store: Path, debug_model: Path, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    base = debug_model.parent
+    shutil.copytree(base, root / "base_model" / base.name)
+    long = ["method=sft", "tracking=wandb", "train.epochs=40", "train.save_every_steps=1000", "train.resume_every_steps=4"]
+    plan = freeze(root, *long)
+    (trained,) = [stage.key for stage in plan.stages if stage.name == "candidates"]
+    command = [sys.executable, str(PROJECT_ROOT / "run.py"), *DEBUG, *long, f"output_root={root}"]
+    metrics = root / "candidates" / f"{trained}.partial" / "metrics.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as killed:
+        while killed.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 10):
+            time.sleep(0.02)
+        killed.kill()
+    assert not (root / "candidates" / trained).exists()
+    assert (metrics.parent / "resume.safetensors").exists()
+    again = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    segments = sorted(root.glob(f"tracking/wandb/offline-run-*-{trained}/run-*.wandb"))
+    assert len(segments) == 2
+    second = records(segments[1])
+    rows = read_metrics(root / "candidates" / trained)
+    assert sorted(set(steps_of(second))) == sorted({row["step"] for row in rows}), "it holds the run from its first step on"
+    assert (about(second).run_id, about(second).run_group) == (trained, "grid")
+    for run_id, run in offline_runs(root).items():
+        assert about(run).run_group == "grid", run_id
