@@ -53,7 +53,6 @@ def tokens_per_s(lab: LabModelConfig, sequences: list[Encoded], tokenizer, optim
             optimization,
             seed=0,
             folder=Path(folder),
-            pad_id=tokenizer.pad_token_id,
             save=lambda step: None,
             report=lambda row: speeds.append(row.tokens_per_s),
             progress=False,

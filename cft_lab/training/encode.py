@@ -1,12 +1,8 @@
-"""From examples to token sequences, and from token sequences to batches.
-
-Padding goes to the right and no attention mask is needed: attention is causal, so no real token ever sees a pad, and
-pads carry no loss.
-"""
+"""From examples to token sequences: what a model reads, and which of it is supervised."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +10,7 @@ from cft_lab.records import Example
 from cft_lab.runtime import render_prompt, render_target, token_ids
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100  # the label that carries no loss
 
 
 @dataclass(frozen=True)
@@ -65,23 +58,3 @@ def encode_examples(
         else:
             kept.append(Encoded(ids, len(prompt)))
     return EncodedExamples(tuple(kept), too_long)
-
-
-def collate(sequences: Sequence[Encoded], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """input_ids [B, T] padded on the right, and labels [B, T] with `IGNORED` where there is no loss."""
-    import torch
-
-    width = max(len(sequence.ids) for sequence in sequences)
-    input_ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
-    labels = torch.full((len(sequences), width), IGNORED, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids = torch.tensor(sequence.ids, dtype=torch.long)
-        input_ids[row, : len(ids)] = ids
-        labels[row, sequence.start : len(ids)] = ids[sequence.start :]
-    return input_ids, labels
-
-
-def micro_batches(sequences: Sequence[Encoded], size: int) -> list[list[Encoded]]:
-    """Cuts one optimizer step's sequences into micro-batches of at most `size`, alike in length to save padding."""
-    ordered = sorted(sequences, key=lambda sequence: len(sequence.ids))
-    return [list(ordered[i : i + size]) for i in range(0, len(ordered), size)]

@@ -17,12 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from cft_lab.config import OptimizationConfig
 from cft_lab.runtime import autocast, make_accelerator, resolve_precision, set_threads
-from cft_lab.training.encode import IGNORED, Encoded, collate, micro_batches
+from cft_lab.training.attention import padding_free
+from cft_lab.training.batches import Packed, batch_at, pack, split_step, without_targets
+from cft_lab.training.encode import Encoded
+from cft_lab.training.loss import SummedLoss
+from cft_lab.training.meters import StepMetrics
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 RESUME_FILE = "resume.safetensors"
@@ -33,16 +38,23 @@ class TrainingError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class StepMetrics:
-    """What one optimizer step reports: loss in nats per target token, gradient norm before clipping, speed."""
+class Training:
+    """What stays the same through all steps of a training."""
 
-    step: int
-    loss: float
-    lr: float
-    grad_norm: float
-    target_tokens: int
-    tokens: int
-    tokens_per_s: float
+    model: PreTrainedModel
+    summed_loss: SummedLoss
+    optimizer: torch.optim.Optimizer
+    sequences: Sequence[Encoded]
+    config: OptimizationConfig
+    seed: int
+    folder: Path
+    device: torch.device
+    precision: str
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps from the first to the last."""
+        return total_steps(len(self.sequences), self.config)
 
 
 def total_steps(num_sequences: int, config: OptimizationConfig) -> int:
@@ -60,16 +72,6 @@ def learning_rate(step: int, steps: int, config: OptimizationConfig) -> float:
     return config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def batch_at(step: int, num_sequences: int, config: OptimizationConfig, seed: int) -> list[int]:
-    """Indices of the sequences of optimizer step `step`: a permutation per epoch, drawn from (seed, epoch)."""
-    import numpy as np
-
-    epoch, place = divmod(step, math.ceil(num_sequences / config.global_batch_size))
-    order = np.random.default_rng([seed, epoch]).permutation(num_sequences)
-    start = place * config.global_batch_size
-    return [int(i) for i in order[start : start + config.global_batch_size]]
-
-
 def train(
     model: PreTrainedModel,
     sequences: Sequence[Encoded],
@@ -77,25 +79,36 @@ def train(
     *,
     seed: int,
     folder: Path,
-    pad_id: int,
     save: Callable[[int], None],
     report: Callable[[StepMetrics], None],
     progress: bool = True,
+    pad_id: int | None = None,
 ) -> int:
     """Trains `model` in place and returns the number of optimizer steps.
 
     `save(step)` is called after every `save_every_steps` steps and after the last, `report` after each step. The resume
     state lives in `folder` and is picked up from there; the caller discards it once it has saved what it wants
-    (`discard_resume`). Raises TrainingError if a loss or gradient is not finite.
+    (`discard_resume`). Nothing is padded, so `pad_id` is not read. Raises TrainingError if a loss or gradient is not finite.
     """
-    import torch
+    run = _start(model, sequences, config, seed, folder)
+    done = _load_resume(model, run.optimizer, folder / RESUME_FILE)
+    with padding_free(model), _bar(run.steps, done, progress) as bar:
+        for step in range(done, run.steps):
+            metrics = _optimizer_step(run, step)
+            report(metrics)
+            bar.set_postfix(loss=f"{metrics.loss:.3f}", lr=f"{metrics.lr:.1e}", tok_s=f"{metrics.tokens_per_s:,.0f}", refresh=False)
+            bar.update()
+            _save_what_is_due(run, step + 1, save)
+    model.eval()
+    return run.steps
 
+
+def _start(model: PreTrainedModel, sequences: Sequence[Encoded], config: OptimizationConfig, seed: int, folder: Path) -> Training:
     if not sequences:
         raise TrainingError("there are no training sequences: every example was dropped (see the counts of the examples stage)")
     set_threads(config.cpu_threads)
-    accelerator = make_accelerator()
-    precision = resolve_precision(config.precision, accelerator.device.type)
-    model.to(accelerator.device).train()
+    device = make_accelerator().device
+    model.to(device).train()
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=config.lr,
@@ -103,52 +116,61 @@ def train(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    steps = total_steps(len(sequences), config)
-    done = _load_resume(model, optimizer, folder / RESUME_FILE)
-    with _bar(steps, done, progress) as bar:
-        for step in range(done, steps):
-            started = time.perf_counter()
-            batch = [sequences[i] for i in batch_at(step, len(sequences), config, seed)]
-            targets = sum(sequence.num_targets for sequence in batch)
-            loss = 0.0
-            for rows in micro_batches(batch, max(1, config.micro_batch_tokens // 128)):
-                input_ids, labels = (t.to(accelerator.device) for t in collate(rows, pad_id))
-                with autocast(precision, accelerator.device.type):
-                    micro_loss = summed_loss(model, input_ids, labels) / targets
-                accelerator.backward(micro_loss)
-                loss += float(micro_loss.detach())
-            norm = float(accelerator.clip_grad_norm_(model.parameters(), config.grad_clip))
-            _require_finite(step, loss, norm)
-            lr = learning_rate(step, steps, config)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            tokens = sum(len(sequence.ids) for sequence in batch)
-            metrics = StepMetrics(step + 1, loss, lr, norm, targets, tokens, tokens / (time.perf_counter() - started))
-            report(metrics)
-            bar.set_postfix(loss=f"{loss:.3f}", lr=f"{lr:.1e}", tok_s=f"{metrics.tokens_per_s:,.0f}", refresh=False)
-            bar.update()
-            if (step + 1) % config.save_every_steps == 0 or step + 1 == steps:
-                save(step + 1)
-            if (step + 1) % config.resume_every_steps == 0 or step + 1 == steps:
-                _save_resume(model, optimizer, step + 1, folder / RESUME_FILE)
-    model.eval()
-    return steps
+    precision = resolve_precision(config.precision, device.type)
+    summed_loss = SummedLoss(model, config.loss_chunk_tokens)
+    return Training(model, summed_loss, optimizer, sequences, config, seed, folder, device, precision)
 
 
-def summed_loss(model: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy in nats summed over target tokens; input_ids and labels are [B, T].
+def _optimizer_step(run: Training, step: int) -> StepMetrics:
+    started = time.perf_counter()
+    batch = [run.sequences[i] for i in batch_at(step, len(run.sequences), run.config, run.seed)]
+    targets = sum(sequence.num_targets for sequence in batch)
+    loss = _accumulate_gradient(run, _micro_batches(run, batch), targets)
+    norm = _clip_gradient(run)
+    _require_finite(step, loss, norm)
+    lr = _update_weights(run, step)
+    tokens = sum(len(sequence.ids) for sequence in batch)
+    return StepMetrics(step + 1, loss, lr, norm, targets, tokens, tokens / (time.perf_counter() - started))
 
-    Only positions that predict a target reach the output projection: question and solution are most of a CFT row.
-    """
-    import torch
 
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]  # [B, T-1, D]
-    shifted = labels[:, 1:]
-    supervised = shifted != IGNORED
-    logits = model.get_output_embeddings()(hidden[supervised])  # [targets, V]
-    return torch.nn.functional.cross_entropy(logits.float(), shifted[supervised], reduction="sum")
+def _micro_batches(run: Training, batch: Sequence[Encoded]) -> list[Packed]:
+    """This process's share of an optimizer step; a share without sequences computes one without loss."""
+    (mine,) = split_step([len(sequence.ids) for sequence in batch], 1, run.config.micro_batch_tokens)
+    return [pack([batch[i] for i in places] or [without_targets(batch[0])]) for places in mine]
+
+
+def _accumulate_gradient(run: Training, micro_batches: Sequence[Packed], targets: int) -> float:
+    """Adds the gradient of the loss over all `targets` of the step, and returns that loss."""
+    loss = torch.zeros((), device=run.device)
+    for packed in micro_batches:
+        with autocast(run.precision, run.device.type):
+            micro_loss = run.summed_loss(packed.to(run.device)) / targets
+        micro_loss.backward()
+        loss += micro_loss.detach()
+    return float(loss)
+
+
+def _clip_gradient(run: Training) -> float:
+    """The norm of the whole gradient before it is clipped."""
+    return float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.grad_clip))
+
+
+def _update_weights(run: Training, step: int) -> float:
+    """The optimizer's step at this step's learning rate, which is returned."""
+    lr = learning_rate(step, run.steps, run.config)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return lr
+
+
+def _save_what_is_due(run: Training, done: int, save: Callable[[int], None]) -> None:
+    """A candidate and a resume state, each at its own pace and after the last step."""
+    if done % run.config.save_every_steps == 0 or done == run.steps:
+        save(done)
+    if done % run.config.resume_every_steps == 0 or done == run.steps:
+        _save_resume(run.model, run.optimizer, done, run.folder / RESUME_FILE)
 
 
 def _require_finite(step: int, loss: float, norm: float) -> None:
@@ -200,7 +222,6 @@ def discard_resume(folder: Path) -> None:
 
 def _load_resume(model: PreTrainedModel, optimizer: torch.optim.Optimizer, path: Path) -> int:
     """Restores what `_save_resume` wrote and returns its step; 0 if there is none."""
-    import torch
     from safetensors import safe_open
 
     step = resume_step(path.parent)

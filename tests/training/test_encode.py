@@ -5,7 +5,8 @@ import pytest
 
 from cft_lab.lab.tokenizer import TURN_END
 from cft_lab.records import Example, Message
-from cft_lab.training.encode import IGNORED, collate, encode_examples, micro_batches
+from cft_lab.training.batches import pack
+from cft_lab.training.encode import encode_examples
 
 EXAMPLES = [Example(str(i), (Message("user", "Ada has 3 pens. " * (i + 1)),), "The answer is \\boxed{3}.") for i in range(5)]
 
@@ -25,8 +26,7 @@ def test_prompt_is_a_prefix_and_only_target_and_turn_end_are_supervised(tokenize
         )
         assert tokenizer.decode(sequence.ids[: sequence.start]) == prompt
         assert tokenizer.decode(sequence.ids[sequence.start :]) == example.target + TURN_END
-    _, labels = collate(encoded.sequences, tokenizer.pad_token_id)
-    assert int((labels != IGNORED).sum()) == encoded.num_targets
+    assert len(pack(encoded.sequences).targets) == encoded.num_targets
 
 
 def test_too_long_examples_are_dropped_and_counted(tokenizer) -> None:  # type: ignore[no-untyped-def]
@@ -38,13 +38,6 @@ def test_too_long_examples_are_dropped_and_counted(tokenizer) -> None:  # type: 
 def test_an_unknown_turn_end_is_named(tokenizer) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="model.end_of_turn='<nope>'"):
         encode_examples(EXAMPLES, tokenizer, "chat", "<nope>", 512)
-
-
-def test_micro_batches_hold_every_sequence_once(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    sequences = encode_examples(EXAMPLES, tokenizer, "chat", TURN_END, 512).sequences
-    batches = micro_batches(sequences, 2)
-    assert [len(batch) for batch in batches] == [2, 2, 1]
-    assert sorted(s.ids for batch in batches for s in batch) == sorted(s.ids for s in sequences)
 
 
 def test_plain_prompts_end_where_the_answer_begins(tokenizer) -> None:  # type: ignore[no-untyped-def]

@@ -11,44 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import sequences, tiny_model
 
 from cft_lab.config import OptimizationConfig
-from cft_lab.training.encode import IGNORED, Encoded
-from cft_lab.training.loop import StepMetrics, TrainingError, batch_at, learning_rate, resume_step, summed_loss, total_steps, train
+from cft_lab.training.batches import split_step
+from cft_lab.training.encode import Encoded
+from cft_lab.training.loop import TrainingError, learning_rate, resume_step, train
+from cft_lab.training.meters import StepMetrics
 
 CONFIG = OptimizationConfig(
     lr=1e-3, global_batch_size=8, micro_batch_tokens=1024, save_every_steps=3, resume_every_steps=1, cpu_threads=1
 )
-
-
-def sequences(count: int = 44) -> list[Encoded]:
-    rng = random.Random(0)
-    rows = []
-    for _ in range(count):
-        length = rng.randint(5, 40)
-        rows.append(Encoded(tuple(rng.randrange(5, 300) for _ in range(length)), rng.randint(0, length - 2)))
-    return rows
-
-
-def tiny_model():  # type: ignore[no-untyped-def]
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=300,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
-    )
 
 
 def run(  # type: ignore[no-untyped-def]
@@ -69,7 +42,7 @@ def run(  # type: ignore[no-untyped-def]
         if announce:
             print(f"step {row.step}", flush=True)
 
-    options = {"seed": 3, "folder": folder, "pad_id": 0, "progress": False}
+    options = {"seed": 3, "folder": folder, "progress": False}
     train(model, rows or sequences(), config, save=lambda step: None, report=report, **options)
     return {name: value.clone() for name, value in model.state_dict().items()}, metrics
 
@@ -80,39 +53,19 @@ def equal_weights(a, b) -> bool:  # type: ignore[no-untyped-def]
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_one_batch_of_eight_equals_micro_batches(tmp_path: Path) -> None:
-    golden = [m.loss for m in run(tmp_path)[1]]
-    assert len(golden) == 6
-    for size in (4, 3, 1):
+def test_eight_by_one_equals_four_by_two_equals_two_by_four(tmp_path: Path) -> None:
+    """The same 30 steps of 8 sequences of 20 tokens each, in micro-batches of 8, 4, 2 and 1."""
+    rows = sequences(48, shortest=20, longest=20)
+    curves = {}
+    for size in (8, 4, 2, 1):
+        assert len(split_step([20] * 8, 1, 20 * size)[0]) == 8 // size
         (tmp_path / str(size)).mkdir()
-        other = [m.loss for m in run(tmp_path / str(size), replace(CONFIG, micro_batch_tokens=128 * size))[1]]
-        assert other == pytest.approx(golden, rel=1e-5)
-    assert golden[-1] < golden[0]
-
-
-def test_the_loss_is_the_plain_cross_entropy_of_targets(tmp_path: Path) -> None:
-    import torch
-
-    model = tiny_model()
-    row = sequences(1)[0]
-    ids = torch.tensor([row.ids])
-    labels = torch.full_like(ids, IGNORED)
-    labels[0, row.start :] = ids[0, row.start :]
-    logits = model(ids).logits[0, :-1].log_softmax(-1).detach()
-    expected = -sum(float(logits[t - 1, row.ids[t]]) for t in range(max(row.start, 1), len(row.ids)))
-    assert float(summed_loss(model, ids, labels).detach()) == pytest.approx(expected, rel=1e-5)
-
-
-def test_padding_changes_nothing(tmp_path: Path) -> None:
-    from cft_lab.training.encode import collate
-
-    model = tiny_model()
-    rows = sequences(6)
-    together = float(summed_loss(model, *collate(rows, 0)).detach())
-    apart = sum(float(summed_loss(model, *collate([row], 0)).detach()) for row in rows)
-    assert together == pytest.approx(apart, rel=1e-5)
-    other_pad = float(summed_loss(model, *collate(rows, 17)).detach())
-    assert together == pytest.approx(other_pad, rel=1e-6)
+        metrics = run(tmp_path / str(size), replace(CONFIG, lr=4e-3, epochs=5, micro_batch_tokens=20 * size), rows)[1]
+        curves[size] = [m.loss for m in metrics]
+    assert len(curves[8]) == 30
+    assert curves[8][-1] < 0.95 * curves[8][0]
+    for size in (4, 2, 1):
+        assert curves[size] == pytest.approx(curves[8], rel=1e-5)
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 5])
@@ -169,16 +122,6 @@ def test_kill_9_at_any_moment_then_resume_gives_the_same_bits(tmp_path: Path) ->
     assert equal_weights({name: golden[name] for name in final}, final)
 
 
-def test_every_sequence_is_seen_once_an_epoch_in_another_order() -> None:
-    config = replace(CONFIG, epochs=2)
-    steps = total_steps(44, config)
-    assert steps == 12
-    epochs = [[i for step in range(e * 6, e * 6 + 6) for i in batch_at(step, 44, config, 3)] for e in (0, 1)]
-    assert all(sorted(epoch) == list(range(44)) for epoch in epochs)
-    assert epochs[0] != epochs[1]
-    assert batch_at(0, 44, config, 3) != batch_at(0, 44, config, 4)
-
-
 def test_learning_rate_warms_up_and_decays() -> None:
     config = replace(CONFIG, warmup_ratio=0.1)
     rates = [learning_rate(step, 100, config) for step in range(100)]
@@ -191,7 +134,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
 
 def test_nothing_to_train_on_is_said(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no training sequences"):
-        train(tiny_model(), [], CONFIG, seed=0, folder=tmp_path, pad_id=0, save=lambda s: None, report=lambda m: None)
+        train(tiny_model(), [], CONFIG, seed=0, folder=tmp_path, save=lambda s: None, report=lambda m: None)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
@@ -201,4 +144,4 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     with torch.no_grad():
         model.get_input_embeddings().weight[7] = float("nan")
     with pytest.raises(TrainingError, match="optimizer step 1: loss nan"):
-        train(model, sequences(), CONFIG, seed=0, folder=tmp_path, pad_id=0, save=lambda s: None, report=lambda m: None)
+        train(model, sequences(), CONFIG, seed=0, folder=tmp_path, save=lambda s: None, report=lambda m: None)
