@@ -98,4 +98,4 @@ def pack(sequences: Sequence[Encoded]) -> Packed:
 
 def without_targets(sequence: Encoded) -> Encoded:
     """A sequence that carries no loss: what a rank computes where a small step has no sequence left for it."""
-    return Encoded(sequence.ids, len(sequence.ids))
+    return replace(sequence, start=len(sequence.ids))

@@ -19,6 +19,7 @@ class Encoded:
 
     ids: tuple[int, ...]
     start: int
+    example_id: str = ""  # of the problem, to name it where something is wrong with it
 
     @property
     def num_targets(self) -> int:
@@ -28,10 +29,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class EncodedExamples:
-    """What became of a list of examples: the sequences to train on, and how many did not fit."""
+    """What became of a list of examples: the sequences to train on, and how many were dropped."""
 
     sequences: tuple[Encoded, ...]
     too_long: int
+    no_target: int
 
     @property
     def num_targets(self) -> int:
@@ -44,17 +46,20 @@ def encode_examples(
 ) -> EncodedExamples:
     """Encodes prompt and target apart, so that prompt ids are a prefix of the whole, and ends each with end_of_turn.
 
-    Examples longer than `max_length` tokens would lose the end of their target: they are dropped and counted.
+    Dropped and counted are examples longer than `max_length` tokens, which would lose the end of their target, and
+    examples whose target is empty, which teach nothing but to stop.
     """
     stop = tokenizer.get_vocab().get(end_of_turn)
     if stop is None:
         raise ValueError(f"model.end_of_turn={end_of_turn!r} is not a token of this model's tokenizer")
-    kept, too_long = [], 0
+    kept, too_long, no_target = [], 0, 0
     for example in examples:
         prompt = token_ids(tokenizer, render_prompt(tokenizer, style, example.messages))
         ids = (*prompt, *token_ids(tokenizer, render_target(style, example.target)), stop)
-        if len(ids) > max_length:
+        if not example.target.strip():
+            no_target += 1
+        elif len(ids) > max_length:
             too_long += 1
         else:
-            kept.append(Encoded(ids, len(prompt)))
-    return EncodedExamples(tuple(kept), too_long)
+            kept.append(Encoded(ids, len(prompt), example.problem_id))
+    return EncodedExamples(tuple(kept), too_long, no_target)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,17 +24,16 @@ from cft_lab.runtime import autocast, make_accelerator, resolve_precision, set_t
 from cft_lab.training.attention import padding_free
 from cft_lab.training.batches import Packed, batch_at, pack, split_step, without_targets
 from cft_lab.training.encode import Encoded
+from cft_lab.training.faults import TrainingError, explain_out_of_memory, refuse_unusable, write_nonfinite
+from cft_lab.training.levers import apply_levers
 from cft_lab.training.loss import SummedLoss
-from cft_lab.training.meters import StepMetrics
+from cft_lab.training.meters import Bar, Meter, StepMetrics, flops_of_model, peak_flops
+from cft_lab.training.optimizers import make_optimizer, update
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RESUME_FILE = "resume.safetensors"
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: the loss or the gradient is not a number, or there is nothing to train on."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ class Training:
     seed: int
     folder: Path
     device: torch.device
-    precision: str
+    precision: str  # of the products: fp32 or bf16
+    meter: Meter
 
     @property
     def steps(self) -> int:
@@ -88,62 +88,80 @@ def train(
 
     `save(step)` is called after every `save_every_steps` steps and after the last, `report` after each step. The resume
     state lives in `folder` and is picked up from there; the caller discards it once it has saved what it wants
-    (`discard_resume`). Nothing is padded, so `pad_id` is not read. Raises TrainingError if a loss or gradient is not finite.
+    (`discard_resume`). Nothing is padded, so `pad_id` is not read. Raises TrainingError if the sequences cannot be trained on, if
+    losses or gradients are no numbers (`max_nonfinite_steps`), or if memory runs out.
     """
+    refuse_unusable(sequences, config)
     run = _start(model, sequences, config, seed, folder)
     done = _load_resume(model, run.optimizer, folder / RESUME_FILE)
-    with padding_free(model), _bar(run.steps, done, progress) as bar:
+    with padding_free(model), Bar(run.steps, done, progress) as bar:
         for step in range(done, run.steps):
             metrics = _optimizer_step(run, step)
             report(metrics)
-            bar.set_postfix(loss=f"{metrics.loss:.3f}", lr=f"{metrics.lr:.1e}", tok_s=f"{metrics.tokens_per_s:,.0f}", refresh=False)
-            bar.update()
+            bar.show(metrics)
             _save_what_is_due(run, step + 1, save)
     model.eval()
     return run.steps
 
 
 def _start(model: PreTrainedModel, sequences: Sequence[Encoded], config: OptimizationConfig, seed: int, folder: Path) -> Training:
-    if not sequences:
-        raise TrainingError("there are no training sequences: every example was dropped (see the counts of the examples stage)")
+    """Puts the model on its device with its levers set, and makes what trains it."""
     set_threads(config.cpu_threads)
     device = make_accelerator().device
-    model.to(device).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
     precision = resolve_precision(config.precision, device.type)
-    summed_loss = SummedLoss(model, config.loss_chunk_tokens)
-    return Training(model, summed_loss, optimizer, sequences, config, seed, folder, device, precision)
+    apply_levers(model, config)
+    model.to(device).train()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    steps = total_steps(len(sequences), config)
+    return Training(
+        model=model,
+        summed_loss=SummedLoss(model, config.loss_chunk_tokens),
+        optimizer=make_optimizer(model.parameters(), config),
+        sequences=sequences,
+        config=config,
+        seed=seed,
+        folder=folder,
+        device=device,
+        precision=precision,
+        meter=Meter(flops_of_model(model), peak_flops(config, precision, name), 1, steps, device),
+    )
 
 
 def _optimizer_step(run: Training, step: int) -> StepMetrics:
+    """One step from its batch to its metrics; a step whose loss or gradient is no number leaves the weights as they are."""
     started = time.perf_counter()
-    batch = [run.sequences[i] for i in batch_at(step, len(run.sequences), run.config, run.seed)]
+    indices = batch_at(step, len(run.sequences), run.config, run.seed)
+    batch = [run.sequences[index] for index in indices]
     targets = sum(sequence.num_targets for sequence in batch)
-    loss = _accumulate_gradient(run, _micro_batches(run, batch), targets)
-    norm = _clip_gradient(run)
-    _require_finite(step, loss, norm)
-    lr = _update_weights(run, step)
-    tokens = sum(len(sequence.ids) for sequence in batch)
-    return StepMetrics(step + 1, loss, lr, norm, targets, tokens, tokens / (time.perf_counter() - started))
+    micro_batches = _micro_batches(run, batch)
+    lr = learning_rate(step, run.steps, run.config)
+    try:
+        loss = _accumulate_gradient(run, micro_batches, targets)
+        norm = _clip_gradient(run)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            update(run.optimizer, lr)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(explain_out_of_memory(run.config, micro_batches, str(error))) from error
+    run.optimizer.zero_grad(set_to_none=True)
+    if not finite:
+        write_nonfinite(run.folder, step + 1, loss, norm, indices, batch, run.config.max_nonfinite_steps)
+    lengths = [len(sequence.ids) for sequence in batch]
+    return run.meter.measure(step + 1, loss, lr, norm, lengths, targets, time.perf_counter() - started)
 
 
 def _micro_batches(run: Training, batch: Sequence[Encoded]) -> list[Packed]:
     """This process's share of an optimizer step; a share without sequences computes one without loss."""
     (mine,) = split_step([len(sequence.ids) for sequence in batch], 1, run.config.micro_batch_tokens)
-    return [pack([batch[i] for i in places] or [without_targets(batch[0])]) for places in mine]
+    return [pack([batch[place] for place in places] or [without_targets(batch[0])]) for places in mine]
 
 
 def _accumulate_gradient(run: Training, micro_batches: Sequence[Packed], targets: int) -> float:
     """Adds the gradient of the loss over all `targets` of the step, and returns that loss."""
     loss = torch.zeros((), device=run.device)
+    products = run.precision if run.config.weights == "fp32" else "fp32"  # bf16 weights make bf16 products by themselves
     for packed in micro_batches:
-        with autocast(run.precision, run.device.type):
+        with autocast(products, run.device.type):
             micro_loss = run.summed_loss(packed.to(run.device)) / targets
         micro_loss.backward()
         loss += micro_loss.detach()
@@ -151,18 +169,8 @@ def _accumulate_gradient(run: Training, micro_batches: Sequence[Packed], targets
 
 
 def _clip_gradient(run: Training) -> float:
-    """The norm of the whole gradient before it is clipped."""
+    """Clips the gradient and returns the norm that it had before."""
     return float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.grad_clip))
-
-
-def _update_weights(run: Training, step: int) -> float:
-    """The optimizer's step at this step's learning rate, which is returned."""
-    lr = learning_rate(step, run.steps, run.config)
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    return lr
 
 
 def _save_what_is_due(run: Training, done: int, save: Callable[[int], None]) -> None:
@@ -171,20 +179,6 @@ def _save_what_is_due(run: Training, done: int, save: Callable[[int], None]) -> 
         save(done)
     if done % run.config.resume_every_steps == 0 or done == run.steps:
         _save_resume(run.model, run.optimizer, done, run.folder / RESUME_FILE)
-
-
-def _require_finite(step: int, loss: float, norm: float) -> None:
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingError(f"optimizer step {step + 1}: loss {loss}, gradient norm {norm}; lower train.lr or train.grad_clip")
-
-
-def _bar(steps: int, done: int, progress: bool) -> Any:
-    import sys
-
-    from tqdm import tqdm
-
-    slow = 0.2 if sys.stderr.isatty() else 20.0
-    return tqdm(total=steps, initial=done, desc="train", unit="step", disable=not progress, mininterval=slow, leave=False)
 
 
 def _save_resume(model: PreTrainedModel, optimizer: torch.optim.Optimizer, step: int, path: Path) -> None:
@@ -200,9 +194,14 @@ def _save_resume(model: PreTrainedModel, optimizer: torch.optim.Optimizer, step:
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
         temporary,
-        metadata={"state": json.dumps({"step": step})},
+        metadata={"state": json.dumps({"step": step, "updates": _updates(optimizer)})},
     )
     os.replace(temporary, path)
+
+
+def _updates(optimizer: torch.optim.Optimizer) -> int:
+    """Steps that changed the weights: fewer than steps where some were skipped."""
+    return max((int(state["step"]) for state in optimizer.state.values()), default=0)
 
 
 def resume_step(folder: Path) -> int:
@@ -229,12 +228,14 @@ def _load_resume(model: PreTrainedModel, optimizer: torch.optim.Optimizer, path:
         return 0
     state = optimizer.state_dict()
     with safe_open(path, framework="pt") as file, torch.no_grad():
+        updates = json.loads(file.metadata()["state"])["updates"]
         for index, (name, parameter) in enumerate(model.named_parameters()):
             parameter.copy_(file.get_tensor(f"weight.{name}"))
-            state["state"][index] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": file.get_tensor(f"exp_avg.{name}"),
-                "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}"),
-            }
+            if updates:
+                state["state"][index] = {
+                    "step": torch.tensor(float(updates)),
+                    "exp_avg": file.get_tensor(f"exp_avg.{name}"),
+                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}"),
+                }
     optimizer.load_state_dict(state)
     return step

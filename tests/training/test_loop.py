@@ -16,7 +16,8 @@ from tiny import sequences, tiny_model
 from cft_lab.config import OptimizationConfig
 from cft_lab.training.batches import split_step
 from cft_lab.training.encode import Encoded
-from cft_lab.training.loop import TrainingError, learning_rate, resume_step, train
+from cft_lab.training.faults import TrainingError
+from cft_lab.training.loop import learning_rate, resume_step, train
 from cft_lab.training.meters import StepMetrics
 
 CONFIG = OptimizationConfig(

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Co
 
 from cft_lab.training.encode import Encoded
 
-VOCABULARY = 300
+VOCABULARY = 320  # times the width a multiple of 256: 8-bit moments come in blocks of that many
 
 
 def tiny_model(architecture: str = "qwen2", tied: bool = True, seed: int = 0, kv_heads: int = 1) -> PreTrainedModel:

@@ -1,0 +1,75 @@
+"""What goes wrong in a training, said so that the reader knows what to change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cft_lab.config import OptimizationConfig
+from cft_lab.store import write_json
+from cft_lab.training.encode import Encoded
+
+if TYPE_CHECKING:
+    from cft_lab.training.batches import Packed
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: unusable sequences, losses or gradients that are no numbers, or too little memory."""
+
+
+def refuse_unusable(sequences: Sequence[Encoded], config: OptimizationConfig) -> None:
+    """Raises TrainingError if there is nothing to train on, or a sequence that no encoding should have let through."""
+    if not sequences:
+        raise TrainingError("there are no training sequences: every example was dropped (see the counts of the examples stage)")
+    for index, sequence in enumerate(sequences):
+        name = f"training sequence {index}" + (f" (example {sequence.example_id})" if sequence.example_id else "")
+        if len(sequence.ids) > config.max_length:
+            raise TrainingError(
+                f"{name} has {len(sequence.ids)} tokens, more than max_length={config.max_length}: drop it or raise max_length"
+            )
+        if sequence.num_targets < 1:
+            raise TrainingError(f"{name} has no target tokens, so there is nothing to learn from it: drop it")
+
+
+def write_nonfinite(
+    folder: Path, step: int, loss: float, norm: float, indices: Sequence[int], batch: Sequence[Encoded], allowed: int
+) -> None:
+    """Saves which sequences made up a skipped step; raises TrainingError when there are `allowed` such steps up to this one."""
+    path = folder / f"nonfinite-step-{step:06d}.json"
+    rows = [{"sequence": i, "example": row.example_id, "tokens": len(row.ids)} for i, row in zip(indices, batch, strict=True)]
+    write_json(path, {"step": step, "loss": str(loss), "grad_norm": str(norm), "sequences": rows})
+    skipped = [file for file in folder.glob("nonfinite-step-*.json") if json.loads(file.read_text())["step"] <= step]
+    if len(skipped) >= allowed:
+        raise TrainingError(
+            f"optimizer step {step}: loss {loss}, gradient norm {norm}; {len(skipped)} such steps were met and "
+            f"max_nonfinite_steps={allowed}. The sequences of its batch are in {path}: look at them, or lower the learning rate "
+            "(train.lr) or train.grad_clip"
+        )
+
+
+def explain_out_of_memory(config: OptimizationConfig, micro_batches: Sequence[Packed], said: str, estimate: str = "") -> str:
+    """What was computed when a GPU's memory ran out, `estimate` of what it should have taken, and what can still be changed."""
+    largest = max(micro_batches, key=lambda packed: len(packed.input_ids))
+    levers = []
+    if config.micro_batch_tokens > max(largest.lengths):
+        levers.append(f"micro_batch_tokens={max(largest.lengths, default=1)} or more (now {config.micro_batch_tokens})")
+    if config.loss_chunk_tokens > 512:
+        levers.append(f"loss_chunk_tokens=512 (now {config.loss_chunk_tokens})")
+    if config.activation_checkpointing == "none":
+        levers.append("activation_checkpointing=selective, which keeps about half, or full, which keeps a block's input alone")
+    if config.activation_checkpointing == "selective":
+        levers.append("activation_checkpointing=full")
+    if config.optimizer == "adamw":
+        levers.append("weights=bf16 precision=bf16 optimizer=adamw-8bit, with 6 instead of 16 bytes per parameter")
+    levers.append("more GPUs, which share weights, gradients and moments")
+    return "\n".join(
+        [
+            f"out of memory in an optimizer step whose largest micro-batch has {len(largest.input_ids):,} tokens in "
+            f"{len(largest.lengths)} sequences (the longest {max(largest.lengths):,}), {len(largest.targets):,} of them supervised",
+            *([estimate] if estimate else []),
+            "what can still be changed: " + "; ".join(levers),
+            said.splitlines()[0] if said else "",
+        ]
+    ).rstrip()
