@@ -1,0 +1,166 @@
+"""How close the training loop comes to the machine: model FLOP/s over a matmul peak measured in the same run.
+
+    python benchmarks/training_limit.py
+
+Model FLOP: 6 for each weight of a block and token (forward 2, backward 4), 6 for each weight of the output projection and
+SUPERVISED token, and in a second figure 6 x length^2 x width for the causal attention of each layer and sequence. Padding,
+norms, the optimizer and whatever is computed twice do not count. The peak is the best rate of square products of several
+sizes, tried before each optimizer step in the precision of the run. On a GPU: full fine-tuning at 2,048 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from training_setup import (
+    SHAPES,
+    THREADS,
+    Child,
+    Shape,
+    cft_rows,
+    equal_rows,
+    matmul_peak,
+    peak_mb,
+    resident_mb,
+    surroundings,
+    synchronize,
+    table,
+    tell,
+)
+
+from cft_lab.config import OptimizationConfig
+from cft_lab.training.encode import Encoded
+from cft_lab.training.loop import train
+
+WARMUP = 2  # steps that are not counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A line of the table. `length` is that of all rows, None is the CFT mix; `levers` are fields of OptimizationConfig."""
+
+    shape: str
+    length: int | None
+    global_batch: int
+    levers: dict[str, Any]
+    steps: int = 10
+
+
+FP32 = {"precision": "fp32"}
+BF16 = {"precision": "bf16"}
+LOW_BIT = {"precision": "bf16", "weights": "bf16", "optimizer": "adamw-bf16"}
+CPU_RUNS = (
+    Run("22M", 320, 12, FP32),
+    Run("22M", None, 12, FP32),
+    Run("22M", 320, 12, BF16),
+    Run("22M", None, 12, BF16),
+    Run("4.5M", 160, 48, FP32),
+    Run("4.5M", None, 48, FP32),
+)
+GPU_RUNS = (
+    Run("Qwen2.5-1.5B", 2048, 32, {**BF16, "micro_batch_tokens": 16384}),
+    Run("Qwen2.5-1.5B", None, 64, {**BF16, "micro_batch_tokens": 16384}),
+    Run("Qwen2.5-7B", 2048, 32, {**LOW_BIT, "micro_batch_tokens": 8192}),
+    Run("Qwen2.5-7B", None, 64, {**LOW_BIT, "micro_batch_tokens": 8192}),
+    Run("Qwen2.5-7B", 2048, 32, {**LOW_BIT, "micro_batch_tokens": 16384, "activation_checkpointing": "selective"}),
+)
+
+
+def step_flop(shape: Shape, rows: Sequence[Encoded]) -> tuple[float, float]:
+    """FLOP that training on `rows` needs: in products with weights, and in attention."""
+    head = shape.hidden_size // shape.heads
+    attention = 2 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.kv_heads * head
+    body = shape.layers * (attention + 3 * shape.hidden_size * shape.intermediate_size)
+    weights = 6 * body * sum(len(row.ids) for row in rows)
+    weights += 6 * shape.vocab_size * shape.hidden_size * sum(row.num_targets for row in rows)
+    return weights, 6 * shape.layers * shape.hidden_size * sum(len(row.ids) ** 2 for row in rows)
+
+
+def run_child(run: Run) -> None:
+    """Trains in this process and tells the rates of the measured steps, the peak and the memory."""
+    from transformers import AutoModelForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(THREADS)
+    shape = SHAPES[run.shape]
+    count = (WARMUP + run.steps) * run.global_batch
+    rows = cft_rows(shape, count) if run.length is None else equal_rows(shape, count, run.length)
+    sequences = [Encoded(tuple(ids), start) for ids, start in rows]
+    config = OptimizationConfig(
+        lr=1e-5, global_batch_size=run.global_batch, save_every_steps=1_000_000, resume_every_steps=1_000_000, cpu_threads=THREADS
+    )
+    config = dataclasses.replace(config, **run.levers)
+    arithmetic = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    before_mb = resident_mb()
+    torch.manual_seed(0)
+    with torch.device(device):
+        weights = torch.bfloat16 if config.weights == "bf16" else torch.float32
+        model = AutoModelForCausalLM.from_config(shape.config(), dtype=weights)
+    speeds: list[float] = []
+    peaks: list[float] = []
+    started = 0.0
+
+    def report(step: Any) -> None:
+        nonlocal started
+        synchronize(device)
+        speeds.append(step.tokens / (time.perf_counter() - started))
+        memory = peak_mb(device, before_mb)
+        if step.step < WARMUP + run.steps:
+            peaks.append(matmul_peak(device, arithmetic, 0.6))
+            started = time.perf_counter()
+            return
+        needed, attention = step_flop(shape, sequences)
+        per_token = needed / sum(len(row.ids) for row in sequences)
+        tell(speeds=speeds[WARMUP:], peak=max(peaks), flop=per_token, attention=attention / needed, peak_mb=memory)
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(model, sequences, config, seed=0, folder=Path(folder), save=lambda step: None, report=report, progress=False)
+
+
+def result_row(run: Run, told: dict[str, Any]) -> list[str]:
+    """A line of the table."""
+    middle, best = (told["flop"] * speed / told["peak"] for speed in (statistics.median(told["speeds"]), max(told["speeds"])))
+    levers = ", ".join(str(value) for value in run.levers.values())
+    return [
+        f"{run.shape}, {levers}",
+        "CFT mix" if run.length is None else f"{run.length} tokens",
+        f"{statistics.median(told['speeds']):,.0f}",
+        f"{told['peak'] / 1e9:,.0f}",
+        f"{middle:.2f} ({best:.2f})",
+        f"{middle * (1 + told['attention']):.2f} ({best * (1 + told['attention']):.2f})",
+        f"{told['peak_mb']:,.0f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    runs = GPU_RUNS if torch.cuda.is_available() else CPU_RUNS
+    if options.child is not None:
+        run_child(runs[options.child])
+        return
+    header = ["model", "rows", "tokens/s", "peak GFLOP/s", "of peak", "with attention", "memory, MB"]
+    lines = []
+    for place, run in enumerate(runs):
+        with tempfile.TemporaryDirectory() as folder:
+            child = Child([sys.executable, __file__, "--child", str(place)], Path(folder) / "log")
+            lines.append(result_row(run, child.start))
+            child.close()
+            print(f"{place + 1} of {len(runs)} done", file=sys.stderr)
+    print(surroundings())
+    print(f"{runs[0].steps} optimizer steps of each: the median step (the best step)\n")
+    print(table(header, lines))
+
+
+if __name__ == "__main__":
+    main()
