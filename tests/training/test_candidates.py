@@ -87,12 +87,10 @@ def cut(file: Path, size: int) -> None:
     file.write_bytes(file.read_bytes()[:size])
 
 
-def forget_a_tensor(index: Path) -> None:
+def misplace_a_tensor(index: Path) -> None:
     told = json.loads(index.read_text())
-    told["weight_map"]["model.norm.weight"], told["weight_map"]["lm_head.weight"] = (
-        told["weight_map"]["lm_head.weight"],
-        told["weight_map"]["model.norm.weight"],
-    )
+    files = told["weight_map"]
+    files["model.norm.weight"] = next(file for file in files.values() if file != files["model.norm.weight"])
     index.write_text(json.dumps(told))
 
 
@@ -110,7 +108,7 @@ SHARD = "model-00002-of-00003.safetensors"
         (SHARD, lambda file: file.write_bytes(b"x" * 5000), f"{SHARD} is truncated"),
         (SHARD, lambda file: file.write_bytes((16).to_bytes(8, "little") + b"x" * 5000), f"{SHARD} has no readable header"),
         ("model.safetensors.index.json", lambda file: cut(file, 30), "model.safetensors.index.json cannot be read"),
-        ("model.safetensors.index.json", forget_a_tensor, "lacks "),
+        ("model.safetensors.index.json", misplace_a_tensor, "lacks model.norm.weight"),
         ("model.safetensors.index.json", Path.unlink, "model.safetensors is missing"),
         ("config.json", Path.unlink, "config.json is missing"),
     ],

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_training import losses, make_base, make_job, rank_pids, start, wait_for
 
 from cft_lab.config import DataError, TrainConfig
@@ -37,11 +39,17 @@ def run_here(job: TrainingJob) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def golden(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the whole job in one process."""
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.fixture(scope="module")
+def golden(base: Path, alone: Path) -> list[float]:
     """The losses of the whole job in one process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        job = make_job(base, tmp_path_factory.mktemp("golden"))
+        job = make_job(base, alone)
         counts, rows = run_here(job)
     assert (counts["step"], counts["steps"], counts["examples"]) == (STEPS, STEPS, 48)
     assert rows == read_metrics(job.folder)
@@ -61,7 +69,7 @@ def test_a_job_survives_its_file(base: Path, tmp_path: Path) -> None:
     assert read_job(tmp_path / "job.json") == job
 
 
-def test_two_processes_train_as_one_and_leave_nothing_behind(base: Path, golden: list[float], tmp_path: Path) -> None:
+def test_two_processes_train_as_one_and_leave_nothing_behind(base: Path, alone: Path, golden: list[float], tmp_path: Path) -> None:
     job = make_job(base, tmp_path / "run", processes=2)
     with start(job) as parent:
         ranks = wait_for(lambda: found if len(found := rank_pids(job.folder)) == 2 else None)
@@ -72,6 +80,13 @@ def test_two_processes_train_as_one_and_leave_nothing_behind(base: Path, golden:
     (counts,) = told(out, "counts")
     assert (counts["step"], counts["steps"], counts["processes"]) == (STEPS, STEPS, 2)
     assert [folder.name for folder in list_candidates(job.folder)] == ["step-000006", "step-000012", "step-000018"]
+    last = [folder / "step-000018" for folder in (alone, job.folder)]
+    for file in last[0].iterdir():
+        if file.name != "model.safetensors":
+            assert file.read_bytes() == (last[1] / file.name).read_bytes(), file.name
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in last)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6) for name in ours)
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
     assert not (job.folder / "launch").exists()
 

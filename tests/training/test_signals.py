@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sys
 import threading
 
 import pytest
+from tiny_training import child
 
 from cft_lab.training import signals
 from cft_lab.training.signals import STOP_SIGNALS, Requeue, ending_at_once, stop_requests
@@ -66,3 +68,18 @@ def test_in_another_thread_nothing_changes() -> None:
     thread.start()
     thread.join()
     assert seen == [(before, False)]
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_run_py_ends_with_the_code_that_asks_for_a_requeue(number: signal.Signals) -> None:
+    """Between trainings too: everything can be resumed at any moment."""
+    script = "import time; from cft_lab.cli import guarded; guarded(lambda: (print('ready', flush=True), time.sleep(60)))"
+    with child([sys.executable, "-c", script]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert f"Stopped by {number.name}. What is finished stays" in errors
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
