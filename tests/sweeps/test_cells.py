@@ -67,12 +67,11 @@ def test_a_union_of_grids_cells_zip_and_exclude(tmp_path: Path) -> None:
         "  - {method: [cft], zip: {inference: [single-pass, two-stage], temperature: [0.1, 0.30]}}\n"
         "cells:\n  - {method: base}\n"
         "exclude:\n  - {method: sft, data: lab-forum}\n"
-        "labels:\n  - {where: {method: [sft, cft]}, row: trained}\n  - {where: {method: base}, row: base}\n"
+        "labels:\n  - {where: {method: sft}, row: sft}\n  - {where: {method: cft}, row: cft}\n"
+        "  - {where: {method: [base, sft-teacher]}, row: base}\n"
         "  - {where: {data: lab-web}, column: web}\n  - {where: {data: lab-forum}, column: forum}\n"
         "  - {where: {inference: single-pass}, column: one}\n  - {where: {inference: two-stage}, column: two}\n"
         "  - {where: {method: sft}, published: {condition: {b: 2, a: 1}}}\n"
-    ).replace(
-        "{where: {method: [sft, cft]}, row: trained}", "{where: {method: sft}, row: sft}\n  - {where: {method: cft}, row: cft}"
     )
     cells = read_sweep("mine", sweep_file(tmp_path, text)).cells
     told = [(" ".join(f"{name}={value}" for name, value in cell.overrides.items()), cell.row, cell.column) for cell in cells]

@@ -26,7 +26,7 @@ def test_every_cell_of_every_table_reads_back_to_the_same_config_and_keys(sweep:
 
 
 def test_odd_values_come_back_with_their_types(tmp_path: Path) -> None:
-    odd = ("data.lab.steps={1: 0.1, 3: 2}", "train.lr=3e-7", "inference.stop=['é','\\[END\\]']", "cluster.options={exclude: n7}")
+    odd = ("data.lab.steps={1: 0.1, 3: 2}", "train.lr=3e-7", "inference.stop=['é','\\[END\\]']", "+cluster.options.exclude=n7")
     plan = planned(*DEBUG, *odd, f"output_root={tmp_path}")
     back = load(freeze(plan, "odd", []).path).plan.configs[0]
     assert back == plan.configs[0]
