@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import cancel, critiques, gc, grade, grades, plan, retry, status, sync, table1, transfer
+from cft_lab.commands import cancel, critiques, gc, grade, grades, plan, prefetch, retry, status, sync, table1, transfer
 from cft_lab.commands.listing import printable
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.json_files import read_json, read_records
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         parsed = commands.add_parser(name, help=what, description=what)
         add_arguments(parsed)
         parsed.add_argument("--store", type=Path, default=_DEFAULT_STORE, help="folder of the store (default: outputs)")
-    for command in (grade, plan):
+    for command in (grade, plan, prefetch):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
     if options.command in _STORELESS:
@@ -89,7 +89,7 @@ def _print_lab_errors(root: Path, folder: Path, manifest: dict[str, Any]) -> Non
 
 
 #: commands that have their own say about a store, or need none
-_STORELESS: dict[str, Callable[[argparse.Namespace], int]] = {"grade": grade.run, "plan": plan.run}
+_STORELESS: dict[str, Callable[[argparse.Namespace], int]] = {"grade": grade.run, "plan": plan.run, "prefetch": prefetch.run}
 #: commands on a store: name -> what adds its arguments, what does it and returns the exit code, help
 _SWEEPS = {"status": status, "retry": retry, "cancel": cancel}
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]] = {

@@ -1,6 +1,8 @@
 """A hub on loopback that serves folders as data sets: enough of its HTTP interface for `datasets` to download and to stream.
 
 python tests/data/hub_server.py FOLDER    serves FOLDER/<owner>/<name> at every revision; prints its port
+
+Folders in FOLDER/models/ are served as models. A folder that holds a file named .gated is refused, as the hub does without a token.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         match [unquote(part) for part in urlparse(self.path).path.strip("/").split("/")]:
+            case ["api", "datasets", owner, name, *_] | ["datasets", owner, name, *_] if self.is_gated(self.root / owner / name):
+                self.answer(403, b'{"error": "Access to this repository is restricted"}', {"X-Error-Code": "GatedRepo"})
             case ["api", "datasets", owner, name, *_] if not (self.root / owner / name).is_dir():
                 self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
             case ["api", "datasets", owner, name, "tree", _, *below]:
@@ -41,8 +45,20 @@ class Hub(BaseHTTPRequestHandler):
                 self.answer(200, json.dumps(about | {"siblings": []}).encode())
             case ["datasets", owner, name, "resolve", _, *path]:
                 self.file(self.root / owner / name / Path(*path))
+            case ["api", "models", owner, name, *_] if not (self.root / "models" / owner / name).is_dir():
+                self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            case ["api", "models", owner, name, "tree", _, *below]:
+                self.tree(self.root / "models" / owner / name, below)
+            case ["api", "models", owner, name, *_]:
+                about = {"id": f"{owner}/{name}", "sha": COMMIT, "private": False, "downloads": 0, "likes": 0, "tags": []}
+                self.answer(200, json.dumps(about | {"siblings": []}).encode())
+            case [owner, name, "resolve", _, *path]:
+                self.file(self.root / "models" / owner / name / Path(*path))
             case _:
                 self.answer(404, b"{}")
+
+    def is_gated(self, repository: Path) -> bool:
+        return (repository / ".gated").exists()
 
     def tree(self, repository: Path, below: list[str]) -> None:
         folder = repository.joinpath(*below)
