@@ -10,6 +10,7 @@ this process closes the other end, or dies in whatever way, it kills everything 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -182,7 +183,12 @@ class SlurmCluster:
 
     def kill_node(self, node: str) -> None:
         """A node loses power: its daemon and all its jobs are gone, and the controller is told that it is down."""
-        _kill(lambda command, env: (command[:1] == ["slurmd"] and node in command) or f"SLURMD_NODENAME={node}" in env, self.folder)
+        there = [pid for pid, command, env in processes_of(self.folder) if _is_on(node, command, env)]
+        watchers = _watchers(self.folder)
+        there += [pid for pid in map(_parent, there) if pid in watchers]
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once: none tells the controller of the others' ends
+            for pid in there:
+                _signal(pid, number)
         self.call("scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
 
     def revive_node(self, node: str) -> None:
@@ -238,14 +244,32 @@ def processes_of(folder: Path) -> Iterator[tuple[int, list[str], list[str]]]:
             yield int(place.name), command, env
 
 
+def _is_on(node: str, command: list[str], env: list[str]) -> bool:
+    return f"SLURMD_NODENAME={node}" in env or (command[:1] == ["slurmd"] and node in command)
+
+
+def _watchers(folder: Path) -> set[int]:
+    """The processes of SLURM that watch over jobs; nothing in them names their node."""
+    return {pid for pid, command, _ in processes_of(folder) if command[0].startswith("slurmstepd")}
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:  # it ended meanwhile
+        return 0
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
 def _kill(chosen: Callable[[list[str], list[str]], bool], folder: Path) -> None:
     """Kills the cluster's chosen processes, and those that they start meanwhile."""
     while found := [pid for pid, command, env in processes_of(folder) if chosen(command, env)]:
         for pid in found:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            _signal(pid, signal.SIGKILL)
         time.sleep(0.02)
 
 

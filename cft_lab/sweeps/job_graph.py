@@ -17,7 +17,7 @@ from cft_lab.sweeps.plan import PlannedStage
 
 @dataclass(frozen=True)
 class Task:
-    """What one process makes: stages by their keys, in order. `after` has the keys that other tasks make and this one reads."""
+    """What one process makes: stages by their keys, in order. `after` has the keys of what it reads and does not make."""
 
     keys: tuple[str, ...]
     after: frozenset[str]
@@ -38,7 +38,7 @@ class Job:
 
     @property
     def after(self) -> frozenset[str]:
-        """The keys that other jobs make and this one reads."""
+        """The keys of what it reads: made by other jobs, of this submission or an earlier one, or there already."""
         return frozenset().union(*(task.after for task in self.tasks))
 
     @property
@@ -48,8 +48,7 @@ class Job:
 
 
 def jobs_of(stages: Sequence[PlannedStage], configs: Sequence[Config]) -> list[Job]:
-    """The jobs that make stages given upstream first, in an order in which they can be submitted. What a stage reads and is not
-    among the stages is there already, or somebody else's job."""
+    """The jobs that make stages given upstream first, in an order in which they can be submitted."""
     by_key = {stage.key: stage for stage in stages}
     members: dict[str, list[str]] = {}  # first key of a task -> its keys
     home: dict[str, str] = {}  # key -> first key of its task
@@ -84,7 +83,7 @@ def _group(stage: PlannedStage, read: frozenset[Hashable]) -> Hashable:
 
 def _job(tasks: Sequence[tuple[PlannedStage, list[str]]], by_key: dict[str, PlannedStage], configs: Sequence[Config]) -> Job:
     def task(keys: Sequence[str]) -> Task:
-        read = {above for key in keys for above in by_key[key].upstream if above in by_key}
+        read = {above for key in keys for above in by_key[key].upstream}
         return Task(tuple(keys), frozenset(read - set(keys)))
 
     stage = tasks[0][0]
@@ -102,7 +101,7 @@ def _levels(jobs: Sequence[Job]) -> dict[int, int]:
 
     def of(place: int) -> int:
         if place not in level:
-            level[place] = 1 + max((of(maker[key]) for key in jobs[place].after), default=-1)
+            level[place] = 1 + max((of(maker[key]) for key in jobs[place].after if key in maker), default=-1)
         return level[place]
 
     for place in range(len(jobs)):

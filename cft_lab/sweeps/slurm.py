@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from cft_lab.config import Config, ConfigError
 from cft_lab.sweeps import compute_job, live, slurm_queue, stage_job
 from cft_lab.sweeps.job_graph import Job, Throttle, jobs_of, throttles
-from cft_lab.sweeps.plan import PlannedStage, to_make
+from cft_lab.sweeps.plan import KINDS, PlannedStage, to_make
 from cft_lab.sweeps.presence import present
 from cft_lab.sweeps.run_folder import RunFolder
 from cft_lab.sweeps.sbatch import parameters, refused_field
@@ -40,6 +40,13 @@ def check_machine(config: Config) -> None:
     strange = sorted(set(config.cluster.local_stages) - {"data", "teacher"})
     if strange:
         raise ConfigError(f"cluster.local_stages={config.cluster.local_stages} is not allowed: choose from data, teacher")
+    for kind in KINDS:
+        minutes = getattr(config.cluster, kind).minutes
+        if config.cluster.warning_s >= 60 * minutes:
+            raise ConfigError(
+                f"cluster.warning_s={config.cluster.warning_s} is no less than cluster.{kind}.minutes={minutes}: each job would be "
+                "warned and requeued as soon as it starts; lower the first or raise the second"
+            )
 
 
 def run(folder: RunFolder, say: Callable[[str], None]) -> None:

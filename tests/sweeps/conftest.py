@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hydra
 import pytest
 import slurm_cluster
 from cells import DEBUG
 from slurm_cluster import SlurmCluster
+from sweep_tools import planned
 
 from cft_lab import pipeline
-from cft_lab.config import PROJECT_ROOT
-from cft_lab.hydra_config import compose, register
+from cft_lab.hydra_config import compose
 from cft_lab.store import Store
-from cft_lab.sweeps import run, run_folder
+from cft_lab.sweeps import run_folder
 from cft_lab.sweeps.plan import Plan
 from cft_lab.sweeps.run_folder import RunFolder
 
@@ -63,15 +63,8 @@ def cluster(cluster_of_session: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def plan_sweep(tmp_path: Path) -> PlanSweep:
-    """Plans a command line at debug size, into a store of the test's own unless it names one."""
-
-    def planned(*arguments: str, root: Path = tmp_path / "store", base: Sequence[str] = ON_SLURM) -> Plan:
-        register()
-        with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-            _, plan = run.request([*DEBUG, *base, f"output_root={root}", *arguments], [])
-        return plan
-
-    return planned
+    """Plans a command line at debug size, for SLURM unless it says otherwise, into a store of the test's own."""
+    return functools.partial(planned, *DEBUG, *ON_SLURM, f"output_root={tmp_path / 'store'}")
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_stages_that_are_there_are_in_no_job(plan_sweep: PlanSweep) -> None:
     missing = [stage for stage in plan.stages if stage.name in ("generations", "scores", "result")]
     jobs = jobs_of(missing, plan.configs)
     assert [job.name for job in jobs] == ["generations", "record"]
-    assert jobs[0].after == frozenset()
+    assert {stage.name for stage in plan.stages if stage.key in jobs[0].after} == {"selected"}  # perhaps a job that runs already
 
 
 def test_trainings_alone_span_several_nodes(plan_sweep: PlanSweep) -> None:

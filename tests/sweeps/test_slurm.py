@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import FreezeSweep
 from slurm_cluster import SlurmCluster
+from slurm_runs import finish, made_in, states, until_running
 
 from cft_lab.config import ConfigError
 from cft_lab.sweeps import live, repair, slurm, stage_job
@@ -21,46 +21,12 @@ from cft_lab.sweeps.outcomes import print_tables
 from cft_lab.sweeps.plan import is_made, to_make
 from cft_lab.sweeps.run_folder import RunFolder
 from cft_lab.sweeps.sbatch import parameters
-from cft_lab.sweeps.status import EXIT_BROKEN, EXIT_DONE, EXIT_UNDER_WAY, SweepStatus, status_of
+from cft_lab.sweeps.status import EXIT_BROKEN, EXIT_DONE, EXIT_UNDER_WAY, status_of
 from cft_lab.sweeps.submitted import submitted_jobs
 
 pytestmark = pytest.mark.slurm
+LONGER = ("train.epochs=20", "train.save_every_steps=50")
 DATA_ONLY = ("benchmarks.names=[lab-basic]",)  # what follows problems, responses, critiques and examples is never waited for
-
-
-def finish(cluster: SlurmCluster, folder: RunFolder, timeout_s: float = 120) -> SweepStatus:
-    """Waits until nothing of a sweep runs or is queued, and says what there is of it then."""
-
-    def over() -> bool:
-        cluster.release()
-        return status_of(folder).exit_code != EXIT_UNDER_WAY
-
-    cluster.until(over, "the end of the sweep", timeout_s)
-    return status_of(folder)
-
-
-def until_running(cluster: SlurmCluster, folder: RunFolder, name: str) -> str:
-    """Waits until a stage of that name is being made; returns its job."""
-
-    def running() -> list[str | None]:
-        cluster.release()
-        return [one.job for one in status_of(folder).stages.values() if one.stage.name == name and one.state == "running"]
-
-    cluster.until(running, f"a running {name}", 90)
-    job = running()[0]
-    assert job is not None
-    return job
-
-
-def states(status: SweepStatus) -> dict[str, str]:
-    """Stage name -> state, for sweeps with one stage of a name."""
-    return {one.stage.name: one.state for one in status.stages.values()}
-
-
-def made_in(folder: RunFolder) -> Counter[str]:
-    """How often the logs of a sweep's jobs say that a stage was made from nothing, by its key."""
-    lines = [line for log in (folder.path / "slurm").glob("*.out") for line in log.read_text().splitlines()]
-    return Counter(line.split()[2] for line in lines if line.split()[:1] == ["make"])
 
 
 def test_two_conditions_share_everything_up_to_one_array(

@@ -1,0 +1,45 @@
+"""What tests of SLURM, and the benchmark of faults, do with a sweep that runs there."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from slurm_cluster import SlurmCluster
+
+from cft_lab.sweeps.run_folder import RunFolder
+from cft_lab.sweeps.status import EXIT_UNDER_WAY, SweepStatus, status_of
+
+
+def finish(cluster: SlurmCluster, folder: RunFolder, timeout_s: float = 120) -> SweepStatus:
+    """Waits until nothing of a sweep runs or is queued, and says what there is of it then."""
+
+    def over() -> bool:
+        cluster.release()
+        return status_of(folder).exit_code != EXIT_UNDER_WAY
+
+    cluster.until(over, "the end of the sweep", timeout_s)
+    return status_of(folder)
+
+
+def until_running(cluster: SlurmCluster, folder: RunFolder, name: str) -> str:
+    """Waits until a stage of that name is being made; returns its job."""
+
+    def running() -> list[str | None]:
+        cluster.release()
+        return [one.job for one in status_of(folder).stages.values() if one.stage.name == name and one.state == "running"]
+
+    cluster.until(running, f"a running {name}", 90)
+    job = running()[0]
+    assert job is not None
+    return job
+
+
+def states(status: SweepStatus) -> dict[str, str]:
+    """Stage name -> state, for sweeps with one stage of a name."""
+    return {one.stage.name: one.state for one in status.stages.values()}
+
+
+def made_in(folder: RunFolder) -> Counter[str]:
+    """How often the logs of a sweep's jobs say that a stage was made from nothing, by its key."""
+    lines = [line for log in (folder.path / "slurm").glob("*.out") for line in log.read_text().splitlines()]
+    return Counter(line.split()[2] for line in lines if line.split()[:1] == ["make"])

@@ -1,0 +1,169 @@
+"""Faults on a real SLURM, each on a sweep of one job: what comes back by itself, and what `retry` makes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cells import DEBUG
+from conftest import ON_SLURM, FreezeSweep
+from slurm_cluster import SlurmCluster
+from slurm_runs import finish, states
+
+from cft_lab.config import PROJECT_ROOT
+from cft_lab.store import read_json
+from cft_lab.sweeps import repair, run_folder, slurm
+from cft_lab.sweeps.compute_job import JOBS
+from cft_lab.sweeps.plan import to_make
+from cft_lab.sweeps.run_folder import RunFolder
+from cft_lab.sweeps.status import EXIT_BROKEN, EXIT_DONE, EXIT_UNDER_WAY, status_of
+from cft_lab.sweeps.submitted import submitted_jobs
+
+pytestmark = pytest.mark.slurm
+ENDS = ("candidates", "result")
+ONE_JOB = ("method=base", "benchmarks.names=[lab-basic]", "cluster.detach=true")
+
+
+def started(cluster: SlurmCluster, folder: RunFolder, restarts: int = 0) -> str:
+    """Waits until the sweep's one job is making its stage (for the first time or again); returns the job."""
+
+    def about() -> dict[str, str]:
+        cluster.release()
+        files = list((folder.path / JOBS).glob("*.json"))
+        return read_json(files[0])["granted"] if files else {"SLURM_RESTART_COUNT": "-1"}
+
+    cluster.until(lambda: int(about().get("SLURM_RESTART_COUNT", 0)) == restarts, f"start {restarts}", 90)
+    return next(iter(submitted_jobs(folder).values())).job
+
+
+def submitted(freeze_sweep: FreezeSweep, *overrides: str) -> RunFolder:
+    folder = freeze_sweep(*ONE_JOB, *overrides)
+    slurm.submit(folder)
+    return folder
+
+
+def test_a_dead_node_costs_a_restart(cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None) -> None:
+    folder = submitted(freeze_sweep)
+    job = started(cluster, folder)
+    node = cluster.call("squeue", "-h", "-j", job, "-o", "%N").strip()
+    cluster.kill_node(node)
+    try:
+        started(cluster, folder, restarts=1)
+        assert finish(cluster, folder).exit_code == EXIT_DONE
+    finally:
+        cluster.revive_node(node)
+        cluster.until(lambda: "down" not in cluster.call("sinfo", "-h", "-o", "%T"), "the node")
+
+
+def test_a_preempted_job_comes_back(cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None) -> None:
+    folder = submitted(freeze_sweep)
+    job = started(cluster, folder)
+    node = cluster.call("squeue", "-h", "-j", job, "-o", "%N").strip()
+    urgent = "--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null", "--wrap=sleep 1"
+    cluster.call("sbatch", *urgent)
+    cluster.until(lambda: cluster.jobs()[job][0] == "PENDING", "the preemption", 30)
+    assert status_of(folder).exit_code == EXIT_UNDER_WAY
+    started(cluster, folder, restarts=1)
+    assert finish(cluster, folder).exit_code == EXIT_DONE
+
+
+def test_a_restarted_controller_costs_nothing(cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None) -> None:
+    folder = submitted(freeze_sweep)
+    started(cluster, folder)
+    cluster.kill_controller()
+    restart = subprocess.Popen(["sh", "-c", "sleep 1"])  # status asks meanwhile, and waits
+    restart.wait()
+    cluster.start_controller()
+    assert finish(cluster, folder).exit_code == EXIT_DONE
+
+
+@pytest.mark.parametrize("fault", ["kill -9", "out of memory", "scancel"])
+def test_a_job_that_ends_without_a_word_is_orphaned_until_retry(
+    cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None, fault: str
+) -> None:
+    folder = freeze_sweep(*ONE_JOB)
+    if fault == "out of memory":
+        cluster.call("scontrol", "update", "partitionname=main", "state=down")
+        slurm.submit(folder)
+        job = next(iter(submitted_jobs(folder).values())).job
+        cluster.call("scontrol", "update", f"jobid={job}", "MinMemoryNode=100")  # MB
+        cluster.call("scontrol", "update", "partitionname=main", "state=up")
+    else:
+        slurm.submit(folder)
+        job = started(cluster, folder)
+    if fault == "kill -9":
+        (worker,) = [read_json(file)["pid"] for file in (folder.path / JOBS).glob("*.json")]
+        os.kill(worker, signal.SIGKILL)
+    elif fault == "scancel":
+        cluster.call("scancel", job)
+    status = finish(cluster, folder)
+    assert status.exit_code == EXIT_BROKEN
+    assert states(status) == {"base_model": "done", "generations": "orphaned", "scores": "blocked", "result": "blocked"}
+    detail = next(one.detail for one in status.stages.values() if one.state == "orphaned")
+    assert {"kill -9": "killed (signal 9)", "out of memory": "emory", "scancel": "cancelled (scancel)"}[fault] in detail
+    repair.retry(folder, lambda line: None)
+    assert finish(cluster, folder).exit_code == EXIT_DONE
+
+
+def test_a_submitter_that_is_killed_leaves_a_sweep_that_goes_on(cluster: SlurmCluster, tmp_path: Path, pretrained: None) -> None:
+    root = tmp_path / "store"
+    command = [
+        sys.executable,
+        "run.py",
+        "-m",
+        *DEBUG,
+        *ON_SLURM,
+        "method=base",
+        "temperature=0,0.5",
+        f"output_root={root}",
+        "progress=true",
+    ]
+    submitter = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert submitter.stderr is not None
+    line = next(line for line in submitter.stderr if line.startswith("submitted"))
+    submitter.kill()
+    submitter.wait()
+    submitter.stderr.close()
+    assert line.startswith("submitted 2 jobs")
+    folder = run_folder.find(root)
+    assert status_of(folder).exit_code == EXIT_UNDER_WAY
+    repair.cancel(folder, lambda line: None)
+
+
+def test_a_submitter_that_is_killed_while_it_submits(
+    cluster: SlurmCluster, freeze_sweep: FreezeSweep, prepared: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was submitted before runs on; `retry` submits the rest behind it."""
+
+    class Killed(BaseException):
+        pass
+
+    folder = freeze_sweep("benchmarks.names=[lab-basic]", "train.selection.mode=last", "cluster.detach=true")
+    whole = slurm._submit_job
+
+    def once(*arguments: object) -> object:
+        if submitted_jobs(folder):
+            raise Killed
+        return whole(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(slurm, "_submit_job", once)
+    cluster.call("scontrol", "update", "partitionname=main", "state=down")
+    with pytest.raises(Killed):
+        slurm.submit(folder)
+    monkeypatch.undo()
+    monkeypatch.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])
+    monkeypatch.setenv("PATH", cluster.env["PATH"])
+    status = status_of(folder)
+    assert states(status)["candidates"] == "queued"
+    assert states(status)["generations"] == "orphaned"
+    assert status.exit_code == EXIT_UNDER_WAY
+    repair.retry(folder, lambda line: None)
+    jobs = submitted_jobs(folder)
+    training, evaluation = (jobs[stage.key].job for stage in to_make(folder.plan, folder.store_root) if stage.name in ENDS)
+    assert cluster.call("squeue", "-h", "-j", evaluation, "-o", "%E").strip() == f"afterok:{training}(unfulfilled)"
+    cluster.call("scontrol", "update", "partitionname=main", "state=up")
+    assert finish(cluster, folder).exit_code == EXIT_DONE
