@@ -1,6 +1,6 @@
 """What each lever of the training loop is worth alone: real tokens/s and peak memory, each lever in a process of its own.
 
-    python benchmarks/training_levers.py [--steps 7] [--models lab-qwen2 22M]
+    python benchmarks/training_levers.py [--steps N] [--models lab-qwen2 22M] [--levers NAME ...]
 
 Every line differs from the base (padding-free, loss at targets only, fused AdamW, float32) in one thing, and takes turns with
 the base step by step. The lab's model trains on its own web text as in pretraining, the other on rows with a CFT length mix. The
@@ -39,10 +39,12 @@ from cft_lab.config import OptimizationConfig
 from cft_lab.hydra_config import compose
 from cft_lab.lab.base_models import new_model, web_sequences
 from cft_lab.lab.tokenizer import train_tokenizer
+from cft_lab.runtime import quiet_transformers
 
 LAB = "lab-qwen2"
 BASE = "base"
 GLOBAL_BATCH = {LAB: 32, "22M": 12}  # sequences per optimizer step
+STEPS = {LAB: 40, "22M": 6}  # measured steps of each line; the lab's take a fifth of a second
 TOGETHER = 4  # levers that take turns with one base; their processes are in memory at the same time
 WARMUP = 2
 
@@ -89,6 +91,7 @@ def run_lever(folder: Path, model_name: str, name: str) -> None:
 
 def write_task(folder: Path, model_name: str, steps: int) -> None:
     """The model and the rows."""
+    quiet_transformers()
     count = steps * GLOBAL_BATCH[model_name]
     if model_name == LAB:
         lab = compose().model.lab
@@ -143,7 +146,7 @@ def available(name: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=7, help="measured optimizer steps of each line")
+    parser.add_argument("--steps", type=int, help="measured optimizer steps of each line, instead of what each model has")
     parser.add_argument("--models", nargs="+", choices=list(GLOBAL_BATCH), default=list(GLOBAL_BATCH))
     parser.add_argument("--levers", nargs="+", choices=list(LEVERS), default=list(LEVERS))
     options = parser.parse_args()
@@ -154,13 +157,14 @@ def main() -> None:
     if missing := [name for name in options.levers if name not in names]:
         print(f"not measured, because torchao is not installed: {', '.join(missing)}")
     print(surroundings(*(["torchao"] if importlib.util.find_spec("torchao") else [])))
-    print(f"{options.steps} optimizer steps of each line: median [lowest, highest]")
     header = ["", "real tokens/s", "x base", "peak MB", "x base", "loss apart from base, largest"]
     for model_name in options.models:
+        steps = options.steps or STEPS[model_name]
         with tempfile.TemporaryDirectory() as scratch:
-            write_task(Path(scratch), model_name, WARMUP + options.steps)
-            lines = result_rows(Path(scratch), model_name, names, options.steps)
-        print(f"\n{model_name}, {GLOBAL_BATCH[model_name]} sequences per optimizer step\n\n{table(header, lines)}", flush=True)
+            write_task(Path(scratch), model_name, WARMUP + steps)
+            lines = result_rows(Path(scratch), model_name, names, steps)
+        size = f"{GLOBAL_BATCH[model_name]} sequences per optimizer step, {steps} steps of each line: median [lowest, highest]"
+        print(f"\n{model_name}, {size}\n\n{table(header, lines)}", flush=True)
 
 
 if __name__ == "__main__":

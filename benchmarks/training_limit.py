@@ -2,10 +2,9 @@
 
     python benchmarks/training_limit.py
 
-Model FLOP: 6 for each weight of a block and token (forward 2, backward 4), 6 for each weight of the output projection and
-SUPERVISED token, and in a second figure 6 x length^2 x width for the causal attention of each layer and sequence. Padding,
-norms, the optimizer and whatever is computed twice do not count. The peak is the best rate of square products of several
-sizes, tried before each optimizer step in the precision of the run. On a GPU: full fine-tuning at 2,048 tokens.
+Model FLOP are counted as in cft_lab/training/meters.py: blocks, causal attention, and the output projection of supervised tokens
+only; the optimizer and whatever is computed twice do not count. The peak is the best rate of square products of several sizes,
+tried between optimizer steps in the precision of the run. On a GPU: full fine-tuning at 2,048 tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ from training_setup import (
     SHAPES,
     THREADS,
     Child,
-    Shape,
     cft_rows,
     equal_rows,
     matmul_peak,
@@ -40,6 +37,7 @@ from training_setup import (
 from cft_lab.config import OptimizationConfig
 from cft_lab.training.encode import Encoded
 from cft_lab.training.loop import train
+from cft_lab.training.meters import flops_of_model
 
 WARMUP = 2  # steps that are not counted
 
@@ -75,16 +73,6 @@ GPU_RUNS = (
 )
 
 
-def step_flop(shape: Shape, rows: Sequence[Encoded]) -> tuple[float, float]:
-    """FLOP that training on `rows` needs: in products with weights, and in attention."""
-    head = shape.hidden_size // shape.heads
-    attention = 2 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.kv_heads * head
-    body = shape.layers * (attention + 3 * shape.hidden_size * shape.intermediate_size)
-    weights = 6 * body * sum(len(row.ids) for row in rows)
-    weights += 6 * shape.vocab_size * shape.hidden_size * sum(row.num_targets for row in rows)
-    return weights, 6 * shape.layers * shape.hidden_size * sum(len(row.ids) ** 2 for row in rows)
-
-
 def run_child(run: Run) -> None:
     """Trains in this process and tells the rates of the measured steps, the peak and the memory."""
     from transformers import AutoModelForCausalLM
@@ -118,9 +106,9 @@ def run_child(run: Run) -> None:
             peaks.append(matmul_peak(device, arithmetic, 0.6))
             started = time.perf_counter()
             return
-        needed, attention = step_flop(shape, sequences)
-        per_token = needed / sum(len(row.ids) for row in sequences)
-        tell(speeds=speeds[WARMUP:], peak=max(peaks), flop=per_token, attention=attention / needed, peak_mb=memory)
+        flop = flops_of_model(model).of([len(row.ids) for row in sequences], sum(row.num_targets for row in sequences))
+        per_token = flop / sum(len(row.ids) for row in sequences)
+        tell(speeds=speeds[WARMUP:], peak=max(peaks), flop_per_token=per_token, peak_mb=memory)
 
     with tempfile.TemporaryDirectory() as folder:
         train(model, sequences, config, seed=0, folder=Path(folder), save=lambda step: None, report=report, progress=False)
@@ -128,7 +116,9 @@ def run_child(run: Run) -> None:
 
 def result_row(run: Run, told: dict[str, Any]) -> list[str]:
     """A line of the table."""
-    middle, best = (told["flop"] * speed / told["peak"] for speed in (statistics.median(told["speeds"]), max(told["speeds"])))
+    middle, best = (
+        told["flop_per_token"] * speed / told["peak"] for speed in (statistics.median(told["speeds"]), max(told["speeds"]))
+    )
     levers = ", ".join(str(value) for value in run.levers.values())
     return [
         f"{run.shape}, {levers}",
@@ -136,7 +126,6 @@ def result_row(run: Run, told: dict[str, Any]) -> list[str]:
         f"{statistics.median(told['speeds']):,.0f}",
         f"{told['peak'] / 1e9:,.0f}",
         f"{middle:.2f} ({best:.2f})",
-        f"{middle * (1 + told['attention']):.2f} ({best * (1 + told['attention']):.2f})",
         f"{told['peak_mb']:,.0f}",
     ]
 
@@ -149,12 +138,12 @@ def main() -> None:
     if options.child is not None:
         run_child(runs[options.child])
         return
-    header = ["model", "rows", "tokens/s", "peak GFLOP/s", "of peak", "with attention", "memory, MB"]
+    header = ["model", "rows", "tokens/s", "peak GFLOP/s", "of peak", "memory, MB"]
     lines = []
     for place, run in enumerate(runs):
         with tempfile.TemporaryDirectory() as folder:
             child = Child([sys.executable, __file__, "--child", str(place)], Path(folder) / "log")
-            lines.append(result_row(run, child.start))
+            lines.append(result_row(run, child.ready()))
             child.close()
             print(f"{place + 1} of {len(runs)} done", file=sys.stderr)
     print(surroundings())

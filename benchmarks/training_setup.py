@@ -207,7 +207,7 @@ def tell(**facts: Any) -> None:
 
 
 class Child:
-    """A contender's process: `next()` lets it go on and returns what it tells next."""
+    """A contender's process: `ready()` waits until it has told that it is, `next()` lets it do a step and returns what it tells."""
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -215,10 +215,13 @@ class Child:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True, env=environment
         )
-        self.start = self._read()
+
+    def ready(self) -> dict[str, Any]:
+        """What it tells first."""
+        return self._read()
 
     def next(self) -> dict[str, Any]:
-        """The next optimizer step."""
+        """What it tells of the next optimizer step."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -244,6 +247,8 @@ class Child:
 def take_turns(children: dict[str, Child], warmup: int, steps: int) -> dict[str, list[dict[str, Any]]]:
     """What each contender told of its measured steps; the order changes from step to step."""
     names = list(children)
+    for child in children.values():
+        child.ready()
     told: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for step in range(warmup + steps):
         for name in names[step % len(names) :] + names[: step % len(names)]:
