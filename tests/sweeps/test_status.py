@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from cft_lab.__main__ import main
 from cft_lab.config import PROJECT_ROOT, ConfigError
-from cft_lab.store import write_json
+from cft_lab.json_files import write_json
 from cft_lab.sweeps import presence, repair, slurm_queue, stage_job
 from cft_lab.sweeps.plan import PlannedStage
 from cft_lab.sweeps.progress import Progress, progress_of
