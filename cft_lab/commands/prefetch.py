@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.commands.listing import size_text
-from cft_lab.config import SCORED_MODES, Config, ConfigError, DataError, WriterConfig
+from cft_lab.config import Config, ConfigError, DataError, WriterConfig
 from cft_lab.data.files import said
 from cft_lab.data.hub import cached_dataset, offline
 from cft_lab.data.methods import needs_teacher, parts
@@ -170,8 +170,8 @@ def _benchmarks(config: Config) -> list[str]:
     """The cell's benchmarks, its validation set, and those that training data are checked against, as far as they have files."""
     names = dict.fromkeys(config.benchmarks.names)
     arms = _arms(config)
-    if arms and config.train.selection.mode in SCORED_MODES:
-        names[config.train.selection.benchmark] = None
+    if arms and config.train.selection.scored_on is not None:
+        names[config.train.selection.scored_on] = None
     if config.decontamination.words and any(part.data.source != "lab" for part in arms.values()):
         names |= dict.fromkeys(config.decontamination.benchmarks)
     return [name for name in names if name in HUB_BENCHMARKS]
