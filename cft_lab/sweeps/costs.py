@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cft_lab import pipeline
-from cft_lab.config import Config, ShapeConfig, WriterConfig
+from cft_lab.config import Config, WriterConfig
 from cft_lab.engines.api.cost import CHARACTERS_PER_TOKEN, price_of
 from cft_lab.evaluation.benchmarks import BENCHMARKS
 from cft_lab.store import Store
 from cft_lab.sweeps.plan import Plan, PlannedStage
+from cft_lab.training.shapes import count_parameters
 
 #: "8xH100, about 1 hour" for 50,000 critiques and a 7B model (arXiv 2501.17703): GPU-hours, examples, parameters
 _PAPER_TRAINING = (8.0, 50_000, 7.6e9)
@@ -105,7 +106,7 @@ def training_cost(config: Config) -> Cost:
         return Cost(bases=("lab models train and answer on the CPU, within minutes",))
     if shape is None:
         return Cost(None, 0.0, None, (f"unknown: model.shape of {config.model.name} is not in conf/model",))
-    parameters, examples = parameters_of(shape), config.data.examples or config.data.pool
+    parameters, examples = count_parameters(shape).total, config.data.examples or config.data.pool
     hours, paper_examples, paper_parameters = _PAPER_TRAINING
     steps = -(-examples // train.global_batch_size) * train.epochs
     candidates = -(-steps // train.save_every_steps)
@@ -125,11 +126,11 @@ def training_cost(config: Config) -> Cost:
 def selection_cost(config: Config) -> Cost:
     """Scoring every candidate on the validation set."""
     selection, train = config.train.selection, config.train
-    if selection.mode not in ("clean", "paper"):
+    if selection.scored_on is None:
         return Cost()
     examples = config.data.examples or config.data.pool
     candidates = -(-(-(-examples // train.global_batch_size) * train.epochs) // train.save_every_steps)
-    return _generated(config, candidates * BENCHMARKS[selection.benchmark].size)
+    return _generated(config, candidates * BENCHMARKS[selection.scored_on].size)
 
 
 def evaluation_cost(config: Config, benchmark: str, seen: Mapping[tuple[str, str], Seen]) -> Cost:
@@ -145,7 +146,7 @@ def _generated(config: Config, texts: float) -> Cost:
     if config.model.scale == "lab":
         return Cost(bases=("lab models train and answer on the CPU, within minutes",))
     shape = config.model.shape
-    size = 1.0 if shape is None else parameters_of(shape) / _PAPER_TRAINING[2]
+    size = 1.0 if shape is None else count_parameters(shape).total / _PAPER_TRAINING[2]
     told = f", as if it had 7.6 billion parameters ({config.model.name}: conf/model has no shape)" if shape is None else ""
     basis = (
         f"generation: assumed, not measured: {_SOLUTION_TOKENS} tokens a text and {_GENERATED_PER_S:,.0f} tokens/s on a GPU for "
@@ -177,10 +178,3 @@ def _asked(name: str, model: str, mode: str, rows: float, config: Config, seen: 
         )
     dated = f"; prices of {config.prices.dated}" if config.prices.dated else ""
     return Cost(usd=price.cost(round(rows * prompt), round(rows * output), mode), bases=(f"{basis}; {mode}{dated}",))
-
-
-def parameters_of(shape: ShapeConfig) -> float:
-    """Parameters of a decoder, less its norms and biases (under a part in a thousand)."""
-    heads = shape.kv_heads / shape.heads
-    block = (2 + 2 * heads) * shape.hidden_size**2 + 3 * shape.hidden_size * shape.intermediate_size
-    return shape.layers * block + (1 if shape.tied_embeddings else 2) * shape.vocab_size * shape.hidden_size
