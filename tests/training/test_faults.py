@@ -1,185 +1,148 @@
-"""What goes wrong while training: kills at any moment, dead ranks, schedulers' signals, a full disk."""
+"""What goes wrong in a training is said by name, and leaves what was reached."""
 
 import json
-import os
-import random
-import signal
-import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tiny_training import losses, make_base, make_job, rank_pids, start, wait_for
+import torch
+from test_loop import CONFIG, equal_weights
+from tiny import sequences, tiny_model
 
-from cft_lab.training.candidates import candidate_folder
-from cft_lab.training.job import TrainingJob
-from cft_lab.training.launch import run_job
-from cft_lab.training.resume import resume_step
+from cft_lab.config import OptimizationConfig
+from cft_lab.training.batches import batch_at, pack
+from cft_lab.training.encode import Encoded
+from cft_lab.training.faults import TrainingError, explain_out_of_memory
+from cft_lab.training.loop import train
+from cft_lab.training.meters import StepMetrics
 
-STEPS = 18
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
-
-
-def run_here(job: TrainingJob) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        run_job(job, report=lambda row: None, say=lambda line: None, progress=False)
+POISON = 7  # a token whose input embedding is no number
 
 
-@pytest.fixture(scope="module")
-def golden(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """The losses of a whole training in one process."""
-    job = make_job(base, tmp_path_factory.mktemp("golden"))
-    run_here(job)
-    return losses(job.folder)
+def fit(
+    folder: Path,
+    rows: list[Encoded],
+    config: OptimizationConfig = CONFIG,
+    spoil: Callable[[torch.nn.Module], object] = lambda model: None,
+) -> tuple[torch.nn.Module, list[StepMetrics]]:
+    model = tiny_model(tied=False)
+    spoil(model)
+    metrics: list[StepMetrics] = []
+    train(model, rows, config, seed=3, folder=folder, save=lambda step: None, report=metrics.append, progress=False)
+    return model, metrics
 
 
-def weights(folder: Path) -> bytes:
-    """The very bytes of the last candidate."""
-    return (folder / "model.safetensors").read_bytes()
+def poison(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        model.get_input_embeddings().weight[POISON] = float("nan")  # type: ignore[operator]
 
 
-@pytest.mark.slow
-def test_kill_9_at_20_random_moments_ends_with_the_same_bits(base: Path, tmp_path: Path) -> None:
-    """A run of 60 steps that saves a state after each and a candidate after every second, so that many kills hit a save.
-
-    One process trains in one go. The other is killed within two steps' time of its first step, again and again.
-    """
-    long = {"epochs": 10, "resume_every_steps": 1, "save_every_steps": 2}
-    whole, killed = make_job(base, tmp_path / "whole", **long), make_job(base, tmp_path / "killed", **long)
-    with start(whole) as parent:
-        assert parent.stdout is not None
-        told = [time.monotonic() for _ in parent.stdout]
-        assert parent.wait() == 0
-    assert len(losses(whole.folder)) == 60
-    step_s = (told[-1] - told[0]) / 59
-    rng = random.Random(5)
-    reached, in_save = [0], 0
-    while len(reached) <= 20:
-        with start(killed) as parent:
-            assert parent.stdout is not None
-            assert "row" in parent.stdout.readline(), "it must be killed before it is through"
-            time.sleep(rng.uniform(0.0, 2 * step_s))
-            parent.kill()
-            assert parent.wait() == -signal.SIGKILL
-        in_save += any((killed.folder / "resume").glob("*.tmp")) or any(killed.folder.glob(".step-*.tmp"))
-        reached.append(resume_step(killed.folder))
-    assert reached == sorted(reached)
-    assert 0 < reached[-1] < 60, "the last kill was in the middle of the training"
-    assert in_save >= 1, "some kills must hit a save"
-    with start(killed) as parent:
-        _, errors = parent.communicate(timeout=100)
-    assert parent.returncode == 0, errors[-3000:]
-    assert losses(killed.folder) == losses(whole.folder)
-    assert weights(candidate_folder(killed.folder, 60)) == weights(candidate_folder(whole.folder, 60))
+def healthy_rows() -> list[Encoded]:
+    return [Encoded(tuple(i if i != POISON else 8 for i in row.ids), row.start, f"p{n}") for n, row in enumerate(sequences(40))]
 
 
-def said(out: str, what: str) -> list[Any]:
-    return [row[what] for row in map(json.loads, out.splitlines()) if what in row]
-
-
-def steps_done(job: TrainingJob, number: int) -> Any:
-    """Waits until a training has done so many steps."""
-    file = job.folder / "metrics.jsonl"
-    wait_for(lambda: file.exists() and file.read_text().count('"loss"') >= number)
-
-
-def test_a_rank_that_is_killed_is_replaced_and_training_goes_on(base: Path, golden: list[float], tmp_path: Path) -> None:
-    job = make_job(base, tmp_path / "run", processes=2, epochs=3)
-    with start(job) as parent:
-        steps_done(job, 7)
-        ranks = rank_pids(job.folder)
-        os.kill(ranks[1], signal.SIGKILL)
-        out, errors = parent.communicate(timeout=120)
-    assert parent.returncode == 0, (out + errors)[-3000:]
-    assert any("restarts by itself (restart 1); it goes on from step" in line for line in said(out, "said"))
-    assert losses(job.folder) == pytest.approx(golden, rel=1e-5)
-    assert [row["step"] for row in said(out, "row") if "loss" in row] == list(range(1, STEPS + 1)), "each row is reported once"
-
-
-def test_when_restarts_are_used_up_the_dead_rank_is_named_and_the_next_start_resumes(
-    base: Path, golden: list[float], tmp_path: Path
-) -> None:
-    job = make_job(base, tmp_path / "run", processes=2, max_restarts=0)
-    with start(job) as parent:
-        steps_done(job, 7)
-        ranks = rank_pids(job.folder)
-        killed = time.monotonic()
-        os.kill(ranks[1], signal.SIGKILL)
-        out, _ = parent.communicate(timeout=120)
-    assert time.monotonic() - killed < 60, "the others must be taken down within a minute"
-    assert parent.returncode == 1
-    (error,) = said(out, "error")
-    assert "training process 1 was ended by SIGKILL" in error
-    assert f"go on from step {resume_step(job.folder)}" in error
-    assert resume_step(job.folder) >= 6
-    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
-    with start(job) as parent:
-        parent.communicate(timeout=120)
-    assert parent.returncode == 0
-    assert losses(job.folder) == pytest.approx(golden, rel=1e-5)
-
-
-def test_a_rank_that_fails_is_quoted(base: Path, tmp_path: Path) -> None:
-    """Metrics cannot be written: an error nobody foresaw, in the first process."""
-    job = make_job(base, tmp_path / "run", processes=2, max_restarts=0)
-    (job.folder / "metrics.tmp").mkdir()  # where the first process writes the file anew
-    with start(job) as parent:
-        out, errors = parent.communicate(timeout=120)
-    assert parent.returncode == 1, errors
-    (error,) = said(out, "error")
-    assert "training process 0 ended with exit code 1" in error
-    assert "IsADirectoryError" in error
+def test_nothing_to_train_on_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no training sequences"):
+        fit(tmp_path, [])
 
 
 @pytest.mark.parametrize(
-    ("number", "processes"), [(signal.SIGTERM, 1), (signal.SIGUSR2, 1), (signal.SIGTERM, 2), (signal.SIGUSR2, 2)]
+    ("bad", "said"),
+    [
+        (Encoded(tuple(range(5, 75)), 3, "p9"), "training sequence 40 (example p9) has 70 tokens, more than max_length=64"),
+        (Encoded((5, 6, 7), 3, "p9"), "training sequence 40 (example p9) has no target tokens"),
+        (Encoded((5,), 0), "training sequence 40 has no target tokens"),
+    ],
 )
-def test_a_schedulers_signal_saves_and_asks_to_be_started_again(
-    base: Path, golden: list[float], tmp_path: Path, number: signal.Signals, processes: int
-) -> None:
-    """With two processes the whole tree gets the signal, as schedulers do it, and the parent hands it on besides."""
-    job = make_job(base, tmp_path / "run", processes=processes, resume_every_steps=1000)
-    with start(job) as parent:
-        steps_done(job, 5)
-        for pid in [parent.pid, *children(parent.pid), *rank_pids(job.folder).values()]:
-            os.kill(pid, number)
-        out, errors = parent.communicate(timeout=60)
-    assert parent.returncode == 75, (out + errors)[-3000:]
-    done = resume_step(job.folder)
-    assert 5 <= done < STEPS
-    assert f"saved at step {done} of {STEPS}" in said(out, "said")[-1]
-    assert len(losses(job.folder)) == done
-    assert not rank_pids(job.folder)
-    with start(job) as parent:
-        parent.communicate(timeout=120)
-    assert parent.returncode == 0
-    assert losses(job.folder) == (golden if processes == 1 else pytest.approx(golden, rel=1e-5))
+def test_unusable_sequences_are_refused_by_name(tmp_path: Path, bad: Encoded, said: str) -> None:
+    with pytest.raises(TrainingError) as caught:
+        fit(tmp_path, [*healthy_rows(), bad], replace(CONFIG, max_length=64))
+    assert said in str(caught.value)
 
 
-def children(pid: int) -> list[int]:
-    """The process ids of a process's children."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_its_batch(tmp_path: Path) -> None:
+    rows = healthy_rows()
+    bad = batch_at(1, len(rows), CONFIG, 3)[2]  # in the second step
+    rows[bad] = replace(rows[bad], ids=(POISON, *rows[bad].ids[1:]))
+    with pytest.raises(TrainingError, match="optimizer step 2: loss nan, gradient norm nan; 1 such steps") as caught:
+        fit(tmp_path, rows, spoil=poison)
+    file = tmp_path / "nonfinite-step-000002.json"
+    assert str(file) in str(caught.value)
+    saved = json.loads(file.read_text())
+    assert [row["sequence"] for row in saved["sequences"]] == batch_at(1, len(rows), CONFIG, 3)
+    assert f"p{bad}" in [row["example"] for row in saved["sequences"]]
 
 
-def test_ranks_end_with_their_parent(base: Path, tmp_path: Path) -> None:
-    job = make_job(base, tmp_path / "run", processes=2, epochs=1000, max_restarts=1)
-    with start(job) as parent:
-        steps_done(job, 2)
-        launchers, ranks = children(parent.pid), rank_pids(job.folder)
-        assert len(ranks) == 2
-        parent.kill()
-        parent.wait()
-        wait_for(lambda: not any(alive(pid) for pid in ranks.values()), timeout_s=5)
-        wait_for(lambda: not any(alive(pid) for pid in launchers) and not rank_pids(job.folder), timeout_s=90)
+def test_bad_steps_are_skipped_until_there_are_too_many(tmp_path: Path) -> None:
+    """Of five steps the second and the fourth are bad: their batches change nothing, the others count."""
+    rows = healthy_rows()
+    for step in (1, 3):
+        bad = batch_at(step, len(rows), CONFIG, 3)[0]
+        rows[bad] = replace(rows[bad], ids=(POISON, *rows[bad].ids[1:]))
+    for name in ("three", "two"):
+        (tmp_path / name).mkdir()
+    model, metrics = fit(tmp_path / "three", rows, replace(CONFIG, max_nonfinite_steps=3), poison)
+    assert [row.loss is None for row in metrics] == [False, True, False, True, False]
+    assert [row.grad_norm is None for row in metrics] == [False, True, False, True, False]
+    embedding = model.get_input_embeddings().weight  # type: ignore[operator]
+    assert bool(torch.isfinite(embedding[POISON + 1 :]).all())
+    with pytest.raises(TrainingError, match="optimizer step 4: loss nan, gradient norm nan; 2 such steps"):
+        fit(tmp_path / "two", rows, replace(CONFIG, max_nonfinite_steps=2), poison)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def test_a_bad_gradient_alone_skips_the_step_too(tmp_path: Path) -> None:
+    """The loss is a number; a hook makes one gradient infinite, as an overflow in the backward pass would."""
+
+    def spoil(model: torch.nn.Module) -> None:
+        next(model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+
+    fresh = {name: value.clone() for name, value in tiny_model(tied=False).state_dict().items()}
+    config = replace(CONFIG, max_nonfinite_steps=99)
+    model, metrics = fit(tmp_path, healthy_rows(), config, spoil)
+    assert all(row.loss is not None and row.grad_norm is None for row in metrics)
+    assert equal_weights(fresh, model.state_dict())
+    assert len(list(tmp_path.glob("nonfinite-step-*.json"))) == len(metrics)
+
+
+def test_steps_skipped_before_a_kill_are_counted_after_it(tmp_path: Path) -> None:
+    rows = healthy_rows()
+    for step in (1, 3):
+        bad = batch_at(step, len(rows), CONFIG, 3)[0]
+        rows[bad] = replace(rows[bad], ids=(POISON, *rows[bad].ids[1:]))
+    config = replace(CONFIG, max_nonfinite_steps=2)
+
+    def killed(row: StepMetrics) -> None:
+        if row.step == 3:
+            raise InterruptedError
+
+    for report, error in ((killed, InterruptedError), (lambda row: None, TrainingError)):
+        model = tiny_model(tied=False)
+        poison(model)
+        with pytest.raises(error):
+            train(model, rows, config, seed=3, folder=tmp_path, save=lambda step: None, report=report, progress=False)
+
+
+def test_out_of_memory_names_the_micro_batch_and_the_levers_left(tmp_path: Path) -> None:
+    def full(model: torch.nn.Module) -> None:
+        def forward(*_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        model.get_input_embeddings().register_forward_pre_hook(forward)  # type: ignore[operator]
+
+    with pytest.raises(TrainingError) as caught:
+        fit(tmp_path, [Encoded(tuple(range(5, 45)), 10)] * 8, spoil=full)
+    said = str(caught.value)
+    assert "largest micro-batch has 320 tokens in 8 sequences (the longest 40), 240 of them supervised" in said
+    assert "Tried to allocate 2.00 GiB" in said
+    for lever in ("micro_batch_tokens=40", "loss_chunk_tokens=512", "activation_checkpointing=selective", "optimizer=adamw-8bit"):
+        assert lever in said
+
+
+def test_levers_that_are_spent_are_not_offered() -> None:
+    config = OptimizationConfig(
+        micro_batch_tokens=40, loss_chunk_tokens=256, activation_checkpointing="full", optimizer="adamw-8bit", weights="bf16"
+    )
+    said = explain_out_of_memory(config, [pack([Encoded(tuple(range(40)), 10)])], "", estimate="estimated 70 GB of 80 GB")
+    assert said.endswith("what can still be changed: more GPUs, which share weights, gradients and moments")
+    assert "estimated 70 GB of 80 GB" in said
