@@ -1,12 +1,6 @@
 """The loop's exactness: batch shapes do not matter, kills do not matter, padding does not matter."""
 
 import itertools
-import random
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +12,6 @@ from cft_lab.training.batches import split_step
 from cft_lab.training.encode import Encoded
 from cft_lab.training.loop import learning_rate, train
 from cft_lab.training.meters import StepMetrics
-from cft_lab.training.resume import resume_step
 
 CONFIG = OptimizationConfig(
     lr=1e-3, global_batch_size=8, micro_batch_tokens=1024, save_every_steps=3, resume_every_steps=1, cpu_threads=1
@@ -79,48 +72,6 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop_at: int) -> 
     resumed, rest = run(tmp_path / "killed")
     assert len(rest) == len(golden) - stop_at
     assert equal_weights(whole, resumed)
-
-
-@pytest.mark.slow
-def test_kill_9_at_any_moment_then_resume_gives_the_same_bits(tmp_path: Path) -> None:
-    """A child process trains and is killed four times, a random moment after a random step."""
-    script = textwrap.dedent(
-        """
-        import sys
-        from dataclasses import replace
-        from pathlib import Path
-        sys.path.insert(0, sys.argv[2])
-        import test_loop
-        from safetensors.torch import save_file
-        folder = Path(sys.argv[1])
-        weights, _ = test_loop.run(folder, replace(test_loop.CONFIG, epochs=60), announce=True)
-        save_file(weights, folder / "final.safetensors")
-        """
-    )
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    folder.mkdir()
-    golden, _ = run(whole, replace(CONFIG, epochs=60))
-    rng = random.Random(1)
-    command = [sys.executable, "-c", script, str(folder), str(Path(__file__).parent)]
-    resumed_from = [0]
-    for _ in range(4):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            steps = 0
-            wanted = rng.randint(10, 60)
-            while steps < wanted and child.stdout.readline():
-                steps += 1
-            time.sleep(rng.uniform(0.0, 0.02))
-            child.send_signal(signal.SIGKILL)
-        assert child.returncode == -signal.SIGKILL, "it must die in the middle of training"
-        resumed_from.append(resume_step(folder))
-    assert sorted(set(resumed_from)) == resumed_from, "every attempt must get further"
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    from safetensors.torch import load_file
-
-    final = load_file(folder / "final.safetensors")
-    assert equal_weights({name: golden[name] for name in final}, final)
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
