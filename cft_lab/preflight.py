@@ -20,6 +20,7 @@ from cft_lab.lab.tokenizer import TURN_END
 from cft_lab.lab.webtext import DOCUMENT_KINDS
 from cft_lab.lab.world import WeightedT
 from cft_lab.runtime import cached_snapshot, has_gpu, hub_cache
+from cft_lab.training.optimizers import conflicting_levers, missing_optimizer
 
 
 def check(config: Config) -> None:
@@ -54,6 +55,8 @@ def _cross_checks(config: Config) -> Iterator[str]:
         yield f"benchmarks.names={list(config.benchmarks.names)} names a benchmark twice: name each once"
     for group in ("teacher", "responses", "engine"):
         yield from setting_problems(getattr(config, group), group)
+    if config.method.name != "base":
+        yield from (f"train: {line}" for line in conflicting_levers(config.train))
     yield from _check_model(config)
 
 
@@ -168,6 +171,8 @@ def lacking(config: Config) -> Iterator[str]:
             f"model.hub_id={model.hub_id}: its weights{at} are not in the local cache {hub_cache()}: fetch them where there is a "
             f"network (`hf download {model.hub_id}`), set HF_HUB_CACHE, or set model.hub_id to a local folder"
         )
+    if config.method.name != "base" and (missing := missing_optimizer(config.train)):
+        yield f"train: {missing}"
     if config.engine.kind == "vllm" and importlib.util.find_spec("vllm") is None:
         yield "engine=vllm: the package vllm is not installed: `pip install 'cft_lab[vllm]'`, or choose engine=transformers"
     if config.tracking.kind == "wandb" and importlib.util.find_spec("wandb") is None:
