@@ -7,25 +7,33 @@ them the function refuses to run: sequences that see each other change the loss 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
+import inspect
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.nn.attention.varlen import varlen_attn
+
 from cft_lab.training.batches import Packed
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 NAME = "padding_free"  # what transformers knows it by
+#: torch's kernel said is_causal before it had windows (2.10), and groups heads unasked before it asks (2.12)
+_OPTIONS = inspect.signature(varlen_attn).parameters
+CAUSAL: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _OPTIONS else {"is_causal": True}
+CAUSAL |= {"enable_gqa": True} if "enable_gqa" in _OPTIONS else {}
+HAS_FLASH_ATTN = importlib.util.find_spec("flash_attn") is not None
 
 
 @contextlib.contextmanager
 def padding_free(model: PreTrainedModel) -> Iterator[None]:
     """While it is open, `model` takes packed sequences only; afterwards it has its former attention back.
 
+    The backward pass belongs inside as well: it computes checkpointed blocks again.
     Raises ValueError for a model whose attention is more than causal attention.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -53,7 +61,6 @@ def hidden_states(model: PreTrainedModel, packed: Packed) -> torch.Tensor:
         input_ids=packed.input_ids[None],
         position_ids=packed.position_ids[None],
         use_cache=False,
-        lengths=packed.lengths,
         cu_seq_lens_q=packed.cu_seqlens,
         cu_seq_lens_k=packed.cu_seqlens,
         max_length_q=max(packed.lengths),
@@ -75,59 +82,48 @@ def _attend(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float | None = None,
-    lengths: tuple[int, ...] | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each sequence; query [1, H, T, D], key and value [1, H_kv, T, D] -> [1, T, H, D]."""
-    if lengths is None or cu_seq_lens_q is None or max_length_q is None:
+    if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError("packed sequences came without their lengths and would see each other: call hidden_states(model, packed)")
     if attention_mask is not None or query.shape[0] != 1:
         raise ValueError(f"packed sequences want queries [1, H, T, D] and no mask, got queries {list(query.shape)}")
-    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # [T, H, D]
-    if query.is_cuda and query.dtype in _half_types():
+    dtype = product_dtype(value)  # under autocast the rotary embedding leaves queries and keys in float32
+    q, k, v = (states[0].transpose(0, 1).to(dtype) for states in (query, key, value))  # [T, H, D]
+    if query.is_cuda and dtype in (torch.float16, torch.bfloat16):
         return _on_cuda(q, k, v, scaling, cu_seq_lens_q, max_length_q)[None], None
-    return _by_sequence(q, k, v, scaling, lengths)[None], None
+    return _by_sequence(q, k, v, scaling, cu_seq_lens_q)[None], None
 
 
-def _half_types() -> tuple[torch.dtype, ...]:
-    """What the variable-length kernels of GPUs take."""
-    import torch
-
-    return torch.float16, torch.bfloat16
-
-
-@functools.cache
-def _has_flash_attn() -> bool:
-    return importlib.util.find_spec("flash_attn") is not None
+def product_dtype(states: torch.Tensor) -> torch.dtype:
+    """What matrix products of `states` are made in here: autocast's type, else their own."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 def _on_cuda(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float | None, starts: torch.Tensor, longest: int) -> Any:
     """flash-attn where it is installed, else the variable-length kernel that comes with torch."""
-    if _has_flash_attn():
+    if HAS_FLASH_ATTN:
         from flash_attn import flash_attn_varlen_func as attention
 
         return attention(q, k, v, starts, starts, longest, longest, softmax_scale=scaling, causal=True)
-    from torch.nn.attention.varlen import varlen_attn
-
-    grouped = q.shape[1] != k.shape[1]
-    return varlen_attn(q, k, v, starts, starts, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=grouped)
+    scale: dict[str, Any] = {"scale": scaling} if "scale" in _OPTIONS else {}  # where it is not, it is that of Qwen2 and Llama
+    return varlen_attn(q, k, v, starts, starts, longest, longest, **CAUSAL, **scale)
 
 
-def _by_sequence(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float | None, lengths: tuple[int, ...]
-) -> torch.Tensor:
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it would be compiled anew for every list of lengths
+def _by_sequence(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float | None, starts: torch.Tensor) -> torch.Tensor:
     """torch's causal attention over one sequence after another; neighbours of one length go together.
 
     On a CPU this is quicker than padding sequences of like length into blocks, because each copy costs more than a call.
     """
-    import torch
-
     grouped = q.shape[1] != k.shape[1]
     attended = []
     start = 0
-    for length, neighbours in itertools.groupby(lengths):
+    for length, neighbours in itertools.groupby(starts.diff().tolist()):
         count = len(list(neighbours))
         end = start + count * length
         # [T, H, D] -> [count, H, length, D]

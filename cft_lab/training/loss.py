@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cft_lab.training.attention import hidden_states
+from cft_lab.training.attention import hidden_states, product_dtype
 from cft_lab.training.batches import Packed
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, predicting: torch.Tensor, targets: torch.Tensor, chunk: int
     ) -> torch.Tensor:
         """hidden [T, D], weight [V, D], predicting [N], targets [N] -> a scalar in float32 or better."""
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        dtype = product_dtype(hidden)
         projection = weight.to(dtype)
         selected = hidden[predicting].to(dtype)  # [N, D]
         train_hidden, train_weight = ctx.needs_input_grad[:2]

@@ -46,8 +46,8 @@ SPEED_WINDOW = 50  # steps that the remaining time is judged by
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one optimizer step reports. Loss in nats per target token and gradient norm before clipping are those of the
-    whole step, None where they were no numbers and the step was skipped; speeds leave out what saving takes."""
+    """What one optimizer step reports. Loss in nats per target token and gradient norm before clipping are of the
+    whole batch; one that was no number is None, and the step was skipped. Speeds leave out what saving takes."""
 
     step: int
     loss: float | None
@@ -175,9 +175,11 @@ class Bar:
 
     def show(self, metrics: StepMetrics) -> None:
         """Moves on by a step."""
-        loss = "none, skipped" if metrics.loss is None else f"{metrics.loss:.3f}"
-        mfu = {} if metrics.mfu is None else {"mfu": f"{metrics.mfu:.0%}"}
-        self._bar.set_postfix(loss=loss, lr=f"{metrics.lr:.1e}", tok_s=f"{metrics.tokens_per_s:,.0f}", **mfu, refresh=False)
+        loss = "nan" if metrics.loss is None else f"{metrics.loss:.3f}"
+        loss += " (skipped)" if metrics.loss is None or metrics.grad_norm is None else ""
+        shown = {"loss": loss, "lr": f"{metrics.lr:.1e}", "tok_s": f"{metrics.tokens_per_s:,.0f}"}
+        shown |= {} if metrics.mfu is None else {"mfu": f"{metrics.mfu:.0%}"}
+        self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
 
     def __enter__(self) -> Bar:

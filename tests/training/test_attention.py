@@ -95,7 +95,6 @@ def test_padded_rows_are_refused() -> None:
     with padding_free(model), pytest.raises(ValueError, match="want queries"):
         model(
             input_ids=packed.input_ids[None].expand(2, -1),
-            lengths=packed.lengths,
             cu_seq_lens_q=packed.cu_seqlens,
             max_length_q=max(packed.lengths),
         )

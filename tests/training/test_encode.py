@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,29 @@ def test_too_long_examples_are_dropped_and_counted(tokenizer) -> None:  # type: 
     lengths = [len(s.ids) for s in encode_examples(EXAMPLES, tokenizer, "chat", TURN_END, 512).sequences]
     encoded = encode_examples(EXAMPLES, tokenizer, "chat", TURN_END, lengths[2])
     assert (len(encoded.sequences), encoded.too_long) == (3, 2)
+
+
+def test_examples_without_a_target_are_dropped_and_counted(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    empty = [dataclasses.replace(EXAMPLES[0], target=target) for target in ("", " \n")]
+    encoded = encode_examples([*empty, *EXAMPLES], tokenizer, "chat", TURN_END, 512)
+    assert (len(encoded.sequences), encoded.too_long, encoded.no_target) == (5, 0, 2)
+
+
+def test_sequences_carry_the_ids_of_their_problems(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    encoded = encode_examples(EXAMPLES, tokenizer, "chat", TURN_END, 512)
+    assert [sequence.example_id for sequence in encoded.sequences] == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("pad", [TURN_END, "eos"])
+def test_the_end_of_a_turn_is_supervised_even_if_it_is_also_the_pad(tokenizer, pad: str) -> None:  # type: ignore[no-untyped-def]
+    """Masking pads by their id would mask the end of the turn with them, and no model would learn to stop."""
+    shared = copy.deepcopy(tokenizer)
+    shared.pad_token = shared.eos_token if pad == "eos" else pad
+    end_of_turn = shared.eos_token if pad == "eos" else TURN_END
+    packed = pack(encode_examples(EXAMPLES, shared, "chat", end_of_turn, 512).sequences)
+    stop = shared.convert_tokens_to_ids(end_of_turn)
+    assert stop == shared.pad_token_id
+    assert packed.targets.tolist().count(stop) == len(EXAMPLES)
 
 
 def test_an_unknown_turn_end_is_named(tokenizer) -> None:  # type: ignore[no-untyped-def]
