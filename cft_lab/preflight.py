@@ -20,6 +20,7 @@ from cft_lab.lab.tokenizer import TURN_END
 from cft_lab.lab.webtext import DOCUMENT_KINDS
 from cft_lab.lab.world import WeightedT
 from cft_lab.runtime import cached_snapshot, has_gpu, hub_cache
+from cft_lab.training.optimizers import conflicting_levers, missing_optimizer
 
 
 def check(config: Config) -> None:
@@ -54,6 +55,8 @@ def _cross_checks(config: Config) -> Iterator[str]:
         yield f"benchmarks.names={list(config.benchmarks.names)} names a benchmark twice: name each once"
     for group in ("teacher", "responses", "engine"):
         yield from setting_problems(getattr(config, group), group)
+    if config.method.name != "base":
+        yield from (f"train: {line}" for line in conflicting_levers(config.train))
     yield from _check_model(config)
 
 
@@ -167,6 +170,8 @@ def compute_lacks(config: Config) -> Iterator[str]:
         yield f"model={model.name} needs a GPU, and there is none here: run where there is one, or choose model=lab-qwen2"
     if config.engine.kind == "vllm" and importlib.util.find_spec("vllm") is None:
         yield "engine=vllm: the package vllm is not installed: `pip install 'cft_lab[vllm]'`, or choose engine=transformers"
+    if config.method.name != "base" and (missing := missing_optimizer(config.train)):
+        yield f"train: {missing}"
 
 
 def lacking(config: Config, *, computes: bool = True) -> Iterator[str]:
