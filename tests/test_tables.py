@@ -91,3 +91,13 @@ def test_a_selection_on_part_of_the_test_set_is_flagged(tmp_path: Path, capsys: 
     for mode, flagged in (("paper", True), ("clean", False)):
         print_table([("a", dataclasses.replace(run, cell={"train.selection.mode": mode}, examples=10))], tmp_path)
         assert ("part of the MATH test set" in capsys.readouterr().out) is flagged
+
+
+def test_many_arms_are_not_compared_pair_by_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [(f"arm {place}", result(tmp_path, f"a{place}", 0.5)) for place in range(21)]
+    print_table(cells, tmp_path)
+    printed = capsys.readouterr().out
+    assert "Difference" not in printed
+    assert "arm 20" in printed
+    print_table(cells[:3], tmp_path)
+    assert "Difference" in capsys.readouterr().out
