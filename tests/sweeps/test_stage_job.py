@@ -12,8 +12,8 @@ from cells import DEBUG
 from sweep_tools import planned
 
 from cft_lab.config import PROJECT_ROOT
+from cft_lab.json_files import read_json
 from cft_lab.records import Result, from_row
-from cft_lab.store import read_json
 from cft_lab.sweeps import stage_job
 from cft_lab.sweeps.plan import PlannedStage, is_made
 from cft_lab.sweeps.run_folder import RunFolder, freeze
