@@ -12,26 +12,22 @@ that stand on it stay what they are; nothing new is built on it, it is made agai
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import secrets
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cft_lab.json_files import read_json, write_json
 from cft_lab.locks import open_lock, remove, take
-
-PACKAGE_ROOT = Path(__file__).resolve().parent
+from cft_lab.provenance import provenance, source_hash
 
 DONE = "DONE"
 PRUNED = "pruned.json"  # says which files are not there, and why
@@ -263,17 +259,6 @@ class Store:
             )
 
 
-@functools.lru_cache(maxsize=64)
-def source_hash(modules: tuple[str, ...]) -> str:
-    """A hash of the source text of the named files and folders of the package."""
-    digest = hashlib.sha256()
-    for module in modules:
-        path = PACKAGE_ROOT / module
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:KEY_LENGTH]
-
-
 def _manifest(stage: Stage, counts: Mapping[str, Any], seconds: float, resumed: bool) -> dict[str, Any]:
     return {
         "stage": stage.name,
@@ -289,46 +274,6 @@ def _manifest(stage: Stage, counts: Mapping[str, Any], seconds: float, resumed: 
         "prompts": dict(stage.prompts),
         "source_hash": source_hash(stage.modules),
         **provenance(),
-    }
-
-
-@functools.lru_cache(maxsize=1)
-def provenance() -> dict[str, Any]:
-    """What made an output: the code's commit, package versions, the machine."""
-    import platform
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(PACKAGE_ROOT), *arguments], capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    names = (
-        "torch",
-        "transformers",
-        "tokenizers",
-        "accelerate",
-        "datasets",
-        "numpy",
-        "hydra-core",
-        "safetensors",
-        "cft_lab",
-    )
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "packages": versions,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
     }
 
 

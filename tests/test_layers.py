@@ -15,7 +15,7 @@ PACKAGE = PROJECT_ROOT / "cft_lab"
 #: from the ground up; a module imports from lower floors, or from its own package
 FLOORS = [
     {"records", "verdicts", "published"},
-    {"prompts", "json_files", "locks"},
+    {"prompts", "json_files", "locks", "provenance"},
     {"config", "store"},
     {"runtime", "lab", "tracking", "hydra_config"},
     {"engines"},

@@ -13,7 +13,8 @@ import pytest
 
 from cft_lab.json_files import Journal
 from cft_lab.locks import is_held
-from cft_lab.store import CLAIMS, DONE, PRUNED, Stage, Store, Work, prune, source_hash
+from cft_lab.provenance import source_hash
+from cft_lab.store import CLAIMS, DONE, PRUNED, Stage, Store, Work, prune
 
 
 def stage(name: str = "s", config: Mapping[str, Any] | None = None, make: Any = None, **more: Any) -> Stage:

@@ -25,7 +25,7 @@ from typing import Any
 from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, Config, ConfigError, DataConfig
 from cft_lab.json_files import read_json, write_json
-from cft_lab.store import provenance
+from cft_lab.provenance import provenance
 from cft_lab.sweeps.plan import Plan, PlannedCell, PlannedStage
 
 SWEEPS, PLAN = "sweeps", "plan.json"
