@@ -18,10 +18,6 @@ from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, ConfigError
 from cft_lab.json_files import read_records
 from cft_lab.records import Grade, Result
-<<<<<<< HEAD
-from cft_lab.json_files import read_records
-=======
->>>>>>> keeping
 from cft_lab.sweeps import local
 from cft_lab.sweeps.local import Board, deal_gpus, visible_gpus
 from cft_lab.sweeps.outcomes import outcomes, print_tables
