@@ -99,7 +99,8 @@ def _model_rows(setting: Setting, device: Device, config: Config) -> Iterator[Ro
     kept = f"weights in {train.weights}, {train.optimizer}, checkpointing {train.activation_checkpointing}"
     yield "settings", f"passes in {setting.precision}, {kept}", "train.*"
     memory = f" of {gib(device.memory)}" if device.memory is not None else ""
-    yield "device", f"{plural(device.ranks, device.noun)}{memory} ({device.name})", device.memory_basis
+    name = f" ({device.name})" if device.name not in ("CPU", "GPU") else ""
+    yield "device", f"{plural(device.ranks, device.noun)}{memory}{name}", device.memory_basis
 
 
 def _token_rows(lengths: Lengths) -> Iterator[Row]:
@@ -120,7 +121,7 @@ def _step_rows(config: Config, setting: Setting, steps: Steps) -> Iterator[Row]:
 def _memory_rows(memory: Memory, device: Device) -> Iterator[Row]:
     against = ""
     if device.memory is not None:
-        against = f" of {gib(device.memory)}: {'fits' if memory.total <= device.memory else 'DOES NOT FIT'}"
+        against = f" of {gib(device.memory)} on each {device.noun}: {'fits' if memory.total <= device.memory else 'DOES NOT FIT'}"
     basis = "estimated" if device.memory is not None else f"estimated; nothing to compare with: {device.memory_basis}"
     yield "memory", f"{gib(memory.total)}{against}, peak {_MOMENTS[memory.moment]}", basis
     for part in memory.parts:

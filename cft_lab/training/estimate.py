@@ -203,7 +203,7 @@ def _loss(setting: Setting) -> Part:
     supervised positions with their gradient. A CPU first casts operands of unlike types, a GPU does it in passing.
     """
     shape, size = setting.shape, setting.compute_bytes
-    targets = math.ceil(setting.micro_batch_tokens * setting.target_share)
+    targets = max(1, math.ceil(setting.micro_batch_tokens * setting.target_share))
     chunk = min(targets, setting.config.loss_chunk_tokens)
     table = shape.vocab_size * shape.hidden_size
     cast = 4 if size == 2 and setting.device == "cpu" else 0
