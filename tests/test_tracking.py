@@ -188,6 +188,7 @@ def test_a_requeued_run_of_a_sweep_is_one_run_of_two_segments(shared_store: Path
     base = debug_model.parent
     shutil.copytree(base, root / "base_model" / base.name)
     long = ["method=sft", "tracking=wandb", "train.epochs=40", "train.save_every_steps=1000", "train.resume_every_steps=4"]
+    long.append("train.selection.mode=last")
     plan = freeze(root, *long)
     (trained,) = [stage.key for stage in plan.stages if stage.name == "candidates"]
     command = [sys.executable, str(PROJECT_ROOT / "run.py"), *DEBUG, *long, f"output_root={root}"]

@@ -66,7 +66,7 @@ def run_export(options: argparse.Namespace) -> int:
         print(f"{file} could not be written: {error}", file=sys.stderr)
         return 1
     results = sum(name.startswith("result/") and name.endswith(RESULT) for name in contents)
-    print(f"{file}: {results} results and the {len(keys)} stages that they stand on, {size_text(file.stat().st_size)}")
+    print(f"{file}: {results} results, with all that they stand on {len(keys)} stages, {size_text(file.stat().st_size)}")
     return 0
 
 

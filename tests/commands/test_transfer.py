@@ -381,7 +381,9 @@ def test_an_import_that_was_killed_is_repeated(made: Made, tmp_path: Path, packe
 
 
 @pytest.mark.slow
-def test_a_real_cell_is_the_same_in_another_store(cell: Callable[..., Config], shared_store: Path, tmp_path: Path) -> None:
+def test_a_real_cell_is_the_same_in_another_store(
+    cell: Callable[..., Config], shared_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = cell("method=sft")
     result = pipeline.run(config, lambda line: None)
     stages = list(pipeline.plan(config).result.walk())
@@ -395,3 +397,8 @@ def test_a_real_cell_is_the_same_in_another_store(cell: Callable[..., Config], s
     assert pipeline.run(there, lines.append) == result
     assert lines == []
     assert list((tmp_path / "there" / "tracking").glob("wandb/offline-run-*")), "what was imported can be tracked"
+    capsys.readouterr()
+    assert main(["stages", "--store", str(tmp_path / "there")]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("(record)")]
+    assert {"candidates", "selected"} <= set(listed)
+    assert main(["lab-errors", "--store", str(tmp_path / "there")]) == 0
