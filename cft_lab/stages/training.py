@@ -18,6 +18,7 @@ from cft_lab.stages.selection import score_new, scoring_settings
 from cft_lab.store import Stage, Work
 from cft_lab.tracking import Tracker, read_metrics
 from cft_lab.training.candidates import candidate_step, list_candidates
+from cft_lab.training.fitting import refusal
 from cft_lab.training.job import TrainingJob
 from cft_lab.training.launch import run_job
 from cft_lab.training.resume import discard_resume, resume_step
@@ -42,6 +43,7 @@ def candidates(config: Config, made: Stage, base: Stage, tracker: Tracker) -> St
         prompts=prompt_texts(config, "solve") if _is_bounded(config) and config.train.selection.scored_on else {},
         modules=("training", "runtime.py"),
         version=2,
+        lacks=lambda: filter(None, [refusal(config)]),
     )
 
 

@@ -208,7 +208,7 @@ def _loss(setting: Setting) -> Part:
     table = shape.vocab_size * shape.hidden_size
     cast = 4 if size == 2 and setting.device == "cpu" else 0
     errors = 6 if size == 2 else 4  # in fp32, and cast to what the products take
-    logits = chunk * shape.vocab_size * (size + 4 + cast + (errors if targets > chunk else 0))
+    logits = chunk * shape.vocab_size * (size + 4 + cast)
     product = chunk * shape.vocab_size * errors + table * (size + cast)
     gradient = table * (_weight_bytes(setting.config) if setting.ranks == 1 else size)
     copied = table * 2 if setting.autocast else 0

@@ -25,12 +25,14 @@ from cft_lab.training.attention import padding_free
 from cft_lab.training.batches import Packed, batch_at, pack, split_step, without_targets
 from cft_lab.training.encode import Encoded
 from cft_lab.training.faults import TrainingError, explain_out_of_memory, refuse_unusable, write_nonfinite
+from cft_lab.training.fitting import estimate_in_words
 from cft_lab.training.levers import apply_levers
 from cft_lab.training.loss import SummedLoss
 from cft_lab.training.meters import Bar, Meter, StepMetrics, flops_of_model, peak_flops
 from cft_lab.training.optimizers import make_optimizer, update
 from cft_lab.training.ranks import Ranks, fill, one_rank, shard, whole
 from cft_lab.training.resume import load_resume, save_resume
+from cft_lab.training.shapes import shape_from
 from cft_lab.training.signals import Requeue, StopRequest
 
 if TYPE_CHECKING:
@@ -172,12 +174,30 @@ def _optimizer_step(run: Training, step: int) -> StepMetrics:
         if finite:
             update(run.optimizer, lr)
     except torch.OutOfMemoryError as error:
-        raise TrainingError(explain_out_of_memory(run.config, micro_batches, str(error))) from error
+        raise TrainingError(explain_out_of_memory(run.config, micro_batches, str(error), _estimated(run, micro_batches))) from error
     run.optimizer.zero_grad(set_to_none=True)
     if not finite and run.ranks.first:
         write_nonfinite(run.folder, step + 1, loss, norm, indices, batch, run.config.max_nonfinite_steps)
     lengths = [len(sequence.ids) for sequence in batch]
     return run.meter.measure(step + 1, loss, lr, norm, lengths, targets, time.perf_counter() - started)
+
+
+def _estimated(run: Training, micro_batches: Sequence[Packed]) -> str:
+    """What the largest of some micro-batches should have taken on this GPU; nothing for an architecture that is not estimated."""
+    shape = shape_from(run.model.config.to_dict())
+    if shape is None or run.ranks.device.type != "cuda":
+        return ""
+    largest = max(micro_batches, key=lambda packed: len(packed.input_ids))
+    return estimate_in_words(
+        shape,
+        run.config,
+        device="cuda",
+        precision=run.precision,
+        ranks=run.ranks.world,
+        limit=float(torch.cuda.get_device_properties(run.ranks.device).total_memory),
+        lengths=largest.lengths,
+        targets=len(largest.targets),
+    )
 
 
 def _micro_batches(run: Training, batch: Sequence[Encoded]) -> list[Packed]:

@@ -71,6 +71,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 torch.mm(errors, projection, out=grad_selected[start : start + chunk])
             if grad_weight is not None:
                 grad_weight += errors.T @ states
+            del log_probs, errors  # before the next chunk's exist
         ctx.grads, ctx.shape, ctx.dtype = (grad_selected, grad_weight, predicting), hidden.shape, hidden.dtype
         return loss
 
