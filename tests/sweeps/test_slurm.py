@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import FreezeSweep
 from slurm_cluster import SlurmCluster
-from slurm_runs import finish, made_in, states, until_running
+from slurm_runs import check_granted, finish, made_in, states, until_running
 
 from cft_lab.config import ConfigError
 from cft_lab.sweeps import live, repair, slurm, stage_job
@@ -19,7 +19,6 @@ from cft_lab.sweeps.compute_job import JOBS
 from cft_lab.sweeps.job_graph import Job, Task
 from cft_lab.sweeps.outcomes import print_tables
 from cft_lab.sweeps.plan import is_made, to_make
-from cft_lab.sweeps.run_folder import RunFolder
 from cft_lab.sweeps.sbatch import parameters
 from cft_lab.sweeps.status import EXIT_BROKEN, EXIT_DONE, EXIT_UNDER_WAY, status_of
 from cft_lab.sweeps.submitted import submitted_jobs
@@ -53,22 +52,8 @@ def test_two_conditions_share_everything_up_to_one_array(
     assert "done result" in told
     assert print_tables(folder, {})
     assert "temperature=0.5" in capsys.readouterr().out
-    _check_granted(folder, names)
+    check_granted(folder, {"candidates": 2, "generations": 1})
     assert slurm.submit(folder) == []  # all is there
-
-
-def _check_granted(folder: RunFolder, names: dict[str, str]) -> None:
-    """Trainings saw two GPUs, evaluations the one that they were granted, the rest none."""
-    started = [json.loads(file.read_text()) for file in (folder.path / JOBS).glob("*.json")]
-    assert len(started) == len({one.job for one in submitted_jobs(folder).values()})
-    for job in started:
-        granted, name = job["granted"], names[job["keys"][0]]
-        gpus = {"candidates": 2, "generations": 1}.get(name, 0)
-        if gpus:
-            assert granted["CUDA_VISIBLE_DEVICES"] == granted["SLURM_JOB_GPUS"], name
-            assert len(granted["SLURM_JOB_GPUS"].split(",")) == gpus
-        else:
-            assert "SLURM_JOB_GPUS" not in granted
 
 
 @pytest.mark.parametrize(
