@@ -69,6 +69,7 @@ class Run:
         self.draw = random.Random(seed)
         self.injected: Counter[str] = Counter()
         self.retries = 0
+        self.short: str | None = None  # a job whose time limit was cut
         self.log = (root.parent / "submitter.log").open("ab")
         self.submitter = self._start("run.py", "-m", *CELLS, *ON_SLURM, f"output_root={root}")
         cluster.until(lambda: list(root.glob("sweeps/*/submitted.json")), "the first job", 120)
@@ -90,6 +91,9 @@ class Run:
 
     def tend(self) -> bool:
         """Lets requeued jobs start and retries what is broken; returns whether the sweep is done."""
+        if self.short is not None and self.cluster.jobs()[self.short][0] == "PENDING":  # it was requeued: enough of that
+            self.cluster.call("scontrol", "update", f"jobid={self.short}", "TimeLimit=30")
+            self.short = None
         self.cluster.release()
         if self.submitter.poll() is None:
             return False
@@ -121,18 +125,22 @@ class Run:
         self.cluster.revive_node(node)
         return True
 
-    def _update(self, field: str) -> bool:
-        waiting = self.jobs("PENDING")
-        if not waiting:
-            return False
-        self.cluster.call("scontrol", "update", f"jobid={self.draw.choice(waiting[:3])}", field)
-        return True
-
     def _starve(self) -> bool:
-        return self._update("MinMemoryNode=100")
+        """Takes the memory from a job that is about to start and will import torch."""
+        shown = self.cluster.call("squeue", "-h", "-r", "-t", "PD", "-o", "%i|%j|%r").splitlines()
+        rows = [line.split("|") for line in shown]
+        ready = [job for job, name, reason in rows if reason == "Licenses" and name in ("cft-candidates", "cft-generations")]
+        if ready:
+            self.cluster.call("scontrol", "update", f"jobid={ready[0]}", "MinMemoryNode=100")
+        return bool(ready)
 
     def _limit(self) -> bool:
-        return self._update("TimeLimit=1")
+        """Cuts the time of a job that runs to a minute, of which 55 s are for the warning: it is warned now."""
+        running = self.jobs("RUNNING")
+        if running:
+            self.short = self.draw.choice(running)
+            self.cluster.call("scontrol", "update", f"jobid={self.short}", "TimeLimit=1")
+        return bool(running)
 
     def _preempt(self) -> bool:
         busy = sorted(set(self.cluster.call("squeue", "-h", "-t", "R", "-p", "main", "-o", "%N").split()))
@@ -197,6 +205,18 @@ def disturbed(cluster: SlurmCluster, root: Path, faults: int, seed: int) -> tupl
     return run, time.monotonic() - began
 
 
+def traces(folder: Path) -> dict[str, int]:
+    """Jobs in whose logs faults show."""
+    texts = [log.read_text(errors="replace") for log in folder.glob("sweeps/*/slurm/*.out")]
+    marks = {
+        "exceeded memory": "exceeded memory limit",
+        "warned": "SIGUSR2",
+        "preempted": "DUE TO PREEMPTION",
+        "restarted": "COUNT=",
+    }
+    return {name: sum(mark in text for text in texts) for name, mark in marks.items()}
+
+
 def said(folder: Path, word: str) -> Counter[str]:
     """How often logs say a word about a stage, by its key."""
     lines = [line for log in folder.glob("sweeps/*/slurm/*.out") for line in log.read_text(errors="replace").splitlines()]
@@ -232,6 +252,7 @@ def main() -> None:
     print(
         f"{len(stages)} stages, done {sum(done.values())} times, {len(again)} of them more than once {again}; {run.retries} retries"
     )
+    print(f"jobs in whose logs they show: {traces(run.root)}")
     print(f"{sum(said(run.root, 'resume').values())} times a stage was resumed; {seconds:.0f} s on SLURM")
     began = time.monotonic()
     command = [sys.executable, "run.py", "-m", *CELLS, f"output_root={place / 'local'}"]

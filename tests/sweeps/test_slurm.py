@@ -242,3 +242,22 @@ def test_cancel_empties_the_queue_and_retry_goes_on(cluster: SlurmCluster, freez
     repair.retry(folder, said.append)
     assert f"for {missing} stages" in said[-2]
     assert status_of(folder).exit_code == EXIT_UNDER_WAY
+
+
+def test_no_more_jobs_are_let_run_at_once_than_asked_for(cluster: SlurmCluster, freeze_sweep: FreezeSweep, prepared: None) -> None:
+    folder = freeze_sweep("method=base,cft", "temperature=0,0.5", "cluster.max_jobs=1", "benchmarks.names=[lab-basic]")
+    cluster.call("scontrol", "update", "partitionname=main", "state=down")
+    try:
+        jobs = list(dict.fromkeys(one.job for one in slurm.submit(folder)))
+        scripts = [file.read_text() for file in sorted((folder.path / "slurm").glob("*_submission.sh"))]
+        arrays = [line for script in scripts for line in script.splitlines() if line.startswith("#SBATCH --array")]
+        assert arrays == ["#SBATCH --array=0-1%1"] * 2
+        first_of_each = [job.partition("_")[0] for job in jobs if not job.endswith("_1")]
+        waits = [cluster.call("squeue", "-h", "-j", job, "-o", "%E").splitlines()[0] for job in first_of_each]
+        assert waits[0] == "(null)"
+        for job, waiting in zip(first_of_each, waits[1:], strict=False):
+            assert f":{job}" in waiting  # each is behind the one before it
+        assert all("export HF_HUB_OFFLINE=1" in script for script in scripts)
+    finally:
+        cluster.call("scancel", "--user=root")
+        cluster.call("scontrol", "update", "partitionname=main", "state=up")
