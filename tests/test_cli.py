@@ -167,21 +167,40 @@ def test_a_grid_runs_from_any_directory_and_ends_with_one_table(tmp_path: Path, 
     assert "method=sft" in table[-2], "the accuracy table comes last"
 
 
-def test_a_refused_cell_does_not_stop_the_others(debug_model: Path, shared_store: Path) -> None:
-    done = run("-m", "method=cft,base", "teacher=none", *DEBUG, f"output_root={shared_store}")
+def test_nothing_is_started_if_a_cell_is_refused(debug_model: Path, tmp_path: Path) -> None:
+    done = run("-m", "method=cft,base", "teacher=none", *DEBUG, f"output_root={tmp_path / 'store'}")
     assert done.returncode == 2
-    assert "method=cft needs a teacher" in done.stderr
-    assert "FAILED method=cft" in done.stdout
-    assert "method=base" in done.stdout
+    assert "Not started" in done.stderr
+    assert "method=cft: method=cft needs a teacher" in done.stderr
+    assert "method=base:" not in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_the_machine_lacks_for_a_cell_is_told_before_any_starts(debug_model: Path, tmp_path: Path) -> None:
+    arguments = ("model=lab-debug,qwen2.5-math-7b", "seed=0,1", "method=base", f"output_root={tmp_path / 'store'}")
+    done = run("-m", *arguments, HF_HUB_CACHE=str(tmp_path), OPENAI_API_KEY="")
+    assert done.returncode == 2
+    assert done.stderr.count("needs a GPU") == 1, "cells that differ in their seed lack the same"
+    assert "model=qwen2.5-math-7b: model=qwen2.5-math-7b needs a GPU" in done.stderr
+    assert "model=lab-debug:" not in done.stderr
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_failing_cell_is_shown_as_failed(debug_model: Path, shared_store: Path) -> None:
     done = run("-m", "method=sft-verified,base", *DEBUG, "data.examples=90", f"output_root={shared_store}")
     assert done.returncode == 1
-    assert "FAILED" in done.stdout
+    assert "FAILED method=sft-verified: DataError: data.examples=90 are wanted" in done.stdout
+    assert "failed examples" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "run the same command again" in done.stderr
+    assert "lab-basic" in done.stdout
+
+
+def test_a_single_failing_cell_is_told_without_a_table(debug_model: Path, shared_store: Path) -> None:
+    done = run("method=sft-verified", *DEBUG, "data.examples=90", f"output_root={shared_store}")
+    assert done.returncode == 1
     assert "Stopped: data.examples=90 are wanted" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "lab-basic" in done.stdout
 
 
 def test_stages_lists_what_was_made(debug_model: Path, shared_store: Path, tmp_path: Path) -> None:

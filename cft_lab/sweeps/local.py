@@ -133,6 +133,8 @@ def _serve(worker: Worker, board: Board, say: Say) -> None:
     while (stage := board.take()) is not None:
         say(f"  start {stage.name:<12} {stage.key}  in worker {worker.number}: {stage.label}")
         made = worker.make(stage)
+        if worker.interrupted:
+            return
         end = "   made" if made else " failed"
         say(f"{end} {stage.name:<12} {stage.key}  in worker {worker.number}: {stage.label}")
         board.finish(stage, made)
@@ -144,14 +146,18 @@ class Worker:
     def __init__(self, folder: RunFolder, number: int, gpus: str | None) -> None:
         """`gpus` is its CUDA_VISIBLE_DEVICES; None leaves the variable as it is."""
         self.number = number
+        self.interrupted = False
         self._folder = folder
         self._environment = os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
         self._process: subprocess.Popen[str] | None = None
-        self._ended = False
+        self._starting = threading.Lock()  # no process is started once it was interrupted
 
     def make(self, stage: PlannedStage) -> bool:
         """Has a stage made; returns whether it was."""
-        process = self._process = self._process or self._start()
+        with self._starting:
+            if self.interrupted:
+                return False
+            process = self._process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -160,34 +166,27 @@ class Worker:
         answer = process.stdout.readline()
         if answer:
             return answer.split() == [stage.key, stage_job.MADE]
-        self._process = None
         code = process.wait()
-        if not self._ended:
-            stage_job.note_failure(self._folder, stage.key, RuntimeError(_why(code)), self._folder.log(stage.key))
+        with self._starting:
+            if not self.interrupted:
+                self._process = None
+                _put_away(process)
+                stage_job.note_failure(self._folder, stage.key, RuntimeError(_why(code)), self._folder.log(stage.key))
         return False
 
     def interrupt(self) -> None:
         """Ends the process and its children as Ctrl-C does."""
-        self._ended = True
-        self._signal(signal.SIGINT)
+        with self._starting:
+            self.interrupted = True
+            if self._process is not None:
+                _signal_group(self._process, signal.SIGINT)
 
     def end(self) -> None:
-        """Waits for the end of the process, and makes it end after a while."""
-        if self._process is None:
-            return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE_S)
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                if stream is not None:
-                    stream.close()
-
-    def _signal(self, number: int) -> None:
+        """Waits for the end of the process and makes it end after a while, with all its children."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_S)
+            _put_away(self._process)
 
     def _start(self) -> subprocess.Popen[str]:
         with (self._folder.path / "logs" / f"worker-{self.number}.log").open("ab") as log:
@@ -201,6 +200,21 @@ class Worker:
                 env=self._environment,
                 start_new_session=True,  # a group of its own, so that all its children can be ended with it
             )
+
+
+def _signal_group(process: subprocess.Popen[str], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _put_away(process: subprocess.Popen[str]) -> None:
+    """Ends what is left of a process and its children, which may hold a GPU, and closes its pipes."""
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if stream is not None:
+                stream.close()
 
 
 def _why(code: int) -> str:
