@@ -10,20 +10,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from cft_lab.json_files import read_json, write_json
+=======
+from cft_lab.config import ConfigError
+from cft_lab.json_files import read_json, write_json
+>>>>>>> slurm
 
 _LOCK, _ABOUT = "owner.lock", "owner.json"  # in the run folder
 
 
 @contextlib.contextmanager
 def present(run_folder: Path, what: str) -> Iterator[None]:
-    """Says that this process is at work on a sweep, for as long as the context lasts. Raises Timeout where another one is."""
-    from filelock import FileLock
+    """Says that this process is at work on a sweep, for as long as the context lasts. Raises ConfigError where another one is."""
+    from filelock import FileLock, Timeout
 
-    with FileLock(run_folder / _LOCK, timeout=0):
+    lock = FileLock(run_folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        about = read_json(run_folder / _ABOUT)
+        raise ConfigError(
+            f"process {about['pid']} on {about['host']} {about['what']} {run_folder.name} since {about['since']}: wait for its "
+            "end, or end it with `python -m cft_lab cancel`"
+        ) from None
+    try:
         about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "what": what}
         write_json(run_folder / _ABOUT, about)
         yield
+    finally:
+        lock.release()
 
 
 def who(run_folder: Path) -> dict[str, Any] | None:

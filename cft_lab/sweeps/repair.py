@@ -21,11 +21,6 @@ def retry(folder: RunFolder, say: Say) -> None:
 
     Configs and, on SLURM, code are those of the first start. Raises ConfigError if another process is at work on the sweep.
     """
-    if (about := presence.who(folder.path)) is not None:
-        raise ConfigError(
-            f"process {about['pid']} on {about['host']} {about['what']} {folder.path.name} since {about['since']}: wait for its "
-            "end, or end it with `python -m cft_lab cancel`"
-        )
     run = slurm.run if folder.plan.configs[0].cluster.kind == "slurm" else local.run
     run(folder, say)
 

@@ -116,7 +116,7 @@ def _make_here(folder: RunFolder, wanted: Sequence[PlannedStage], say: Callable[
         if not stage_job.make(folder, stage.key, say):
             raise SubmitError(
                 f"{stage.name} {stage.key} failed on this machine, and nothing was submitted; "
-                f"after the cause is removed: python -m cft_lab retry {folder.path}"
+                f"after the cause is removed: {live.look_again(folder, 'retry')}"
             )
     return bool(here)
 
@@ -141,7 +141,7 @@ def _submit_job(
         if field is None:
             raise SubmitError(
                 f"sbatch did not take the {job.kind} job of {job.name}: {said}\n{sum(map(len, taken))} tasks are "
-                f"submitted; for the rest: python -m cft_lab retry {folder.path}"
+                f"submitted; for the rest: {live.look_again(folder, 'retry')}"
             ) from None
         raise ConfigError(f"{field} is refused by SLURM ({job.kind} job of {job.name}): {said}") from None
     rows = [

@@ -121,8 +121,11 @@ def status_of(folder: RunFolder) -> SweepStatus:
         if status is None:
             broken = [key for key in stage.upstream if key in found and found[key].state in BROKEN]
             names = ", ".join(f"{planned[key].name} {key}" for key in broken)
-            ended = _how_it_ended(submitted, state)
-            status = StageStatus(stage, "blocked", f"by {names}") if broken else StageStatus(stage, "orphaned", ended)
+            status = (
+                StageStatus(stage, "blocked", f"by {names}")
+                if broken
+                else StageStatus(stage, "orphaned", _how_it_ended(submitted, state))
+            )
         if status.state == "running":
             status = dataclasses.replace(status, progress=progress_of(stage, above, root))
         if submitted:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from slurm_cluster import SlurmCluster
 
+from cft_lab.json_files import read_json
+from cft_lab.sweeps.compute_job import JOBS
 from cft_lab.sweeps.run_folder import RunFolder
 from cft_lab.sweeps.status import EXIT_UNDER_WAY, SweepStatus, status_of
+from cft_lab.sweeps.submitted import submitted_jobs
 
 
 def finish(cluster: SlurmCluster, folder: RunFolder, timeout_s: float = 120) -> SweepStatus:
@@ -43,3 +47,17 @@ def made_in(folder: RunFolder) -> Counter[str]:
     """How often the logs of a sweep's jobs say that a stage was made from nothing, by its key."""
     lines = [line for log in (folder.path / "slurm").glob("*.out") for line in log.read_text().splitlines()]
     return Counter(line.split()[2] for line in lines if line.split()[:1] == ["make"])
+
+
+def check_granted(folder: RunFolder, gpus: Mapping[str, int]) -> None:
+    """Each job saw the GPUs that it was granted, as many as `gpus` says for the first stage that it makes, or none."""
+    names = {stage.key: stage.name for stage in folder.plan.stages}
+    started = [read_json(file) for file in (folder.path / JOBS).glob("*.json")]
+    assert len(started) == len({one.job for one in submitted_jobs(folder).values()})
+    for job in started:
+        granted, name = job["granted"], names[job["keys"][0]]
+        if name in gpus:
+            assert granted["CUDA_VISIBLE_DEVICES"] == granted["SLURM_JOB_GPUS"], name
+            assert len(granted["SLURM_JOB_GPUS"].split(",")) == gpus[name]
+        else:
+            assert "SLURM_JOB_GPUS" not in granted, name

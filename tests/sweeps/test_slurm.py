@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import FreezeSweep
 from slurm_cluster import SlurmCluster
-from slurm_runs import finish, made_in, states, until_running
+from slurm_runs import check_granted, finish, made_in, states, until_running
 
 from cft_lab.config import ConfigError
 from cft_lab.sweeps import live, repair, slurm, stage_job
@@ -19,7 +19,6 @@ from cft_lab.sweeps.compute_job import JOBS
 from cft_lab.sweeps.job_graph import Job, Task
 from cft_lab.sweeps.outcomes import print_tables
 from cft_lab.sweeps.plan import is_made, to_make
-from cft_lab.sweeps.run_folder import RunFolder
 from cft_lab.sweeps.sbatch import parameters
 from cft_lab.sweeps.status import EXIT_BROKEN, EXIT_DONE, EXIT_UNDER_WAY, status_of
 from cft_lab.sweeps.submitted import submitted_jobs
@@ -53,22 +52,8 @@ def test_two_conditions_share_everything_up_to_one_array(
     assert "done result" in told
     assert print_tables(folder, {})
     assert "temperature=0.5" in capsys.readouterr().out
-    _check_granted(folder, names)
+    check_granted(folder, {"candidates": 2, "generations": 1})
     assert slurm.submit(folder) == []  # all is there
-
-
-def _check_granted(folder: RunFolder, names: dict[str, str]) -> None:
-    """Trainings saw two GPUs, evaluations the one that they were granted, the rest none."""
-    started = [json.loads(file.read_text()) for file in (folder.path / JOBS).glob("*.json")]
-    assert len(started) == len({one.job for one in submitted_jobs(folder).values()})
-    for job in started:
-        granted, name = job["granted"], names[job["keys"][0]]
-        gpus = {"candidates": 2, "generations": 1}.get(name, 0)
-        if gpus:
-            assert granted["CUDA_VISIBLE_DEVICES"] == granted["SLURM_JOB_GPUS"], name
-            assert len(granted["SLURM_JOB_GPUS"].split(",")) == gpus
-        else:
-            assert "SLURM_JOB_GPUS" not in granted
 
 
 @pytest.mark.parametrize(
@@ -257,3 +242,22 @@ def test_cancel_empties_the_queue_and_retry_goes_on(cluster: SlurmCluster, freez
     repair.retry(folder, said.append)
     assert f"for {missing} stages" in said[-2]
     assert status_of(folder).exit_code == EXIT_UNDER_WAY
+
+
+def test_no_more_jobs_are_let_run_at_once_than_asked_for(cluster: SlurmCluster, freeze_sweep: FreezeSweep, prepared: None) -> None:
+    folder = freeze_sweep("method=base,cft", "temperature=0,0.5", "cluster.max_jobs=1", "benchmarks.names=[lab-basic]")
+    cluster.call("scontrol", "update", "partitionname=main", "state=down")
+    try:
+        jobs = list(dict.fromkeys(one.job for one in slurm.submit(folder)))
+        scripts = [file.read_text() for file in sorted((folder.path / "slurm").glob("*_submission.sh"))]
+        arrays = [line for script in scripts for line in script.splitlines() if line.startswith("#SBATCH --array")]
+        assert arrays == ["#SBATCH --array=0-1%1"] * 2
+        first_of_each = [job.partition("_")[0] for job in jobs if not job.endswith("_1")]
+        waits = [cluster.call("squeue", "-h", "-j", job, "-o", "%E").splitlines()[0] for job in first_of_each]
+        assert waits[0] == "(null)"
+        for job, waiting in zip(first_of_each, waits[1:], strict=False):
+            assert f":{job}" in waiting  # each is behind the one before it
+        assert all("export HF_HUB_OFFLINE=1" in script for script in scripts)
+    finally:
+        cluster.call("scancel", "--user=root")
+        cluster.call("scontrol", "update", "partitionname=main", "state=up")

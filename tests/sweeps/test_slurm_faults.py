@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,8 +17,13 @@ from slurm_cluster import SlurmCluster
 from slurm_runs import finish, states
 
 from cft_lab.config import PROJECT_ROOT
+<<<<<<< HEAD
 from cft_lab.json_files import read_json
 from cft_lab.sweeps import repair, run_folder, slurm
+=======
+from cft_lab.json_files import read_json
+from cft_lab.sweeps import presence, repair, run_folder, slurm
+>>>>>>> slurm
 from cft_lab.sweeps.compute_job import JOBS
 from cft_lab.sweeps.plan import to_make
 from cft_lab.sweeps.run_folder import RunFolder
@@ -109,29 +116,40 @@ def test_a_job_that_ends_without_a_word_is_orphaned_until_retry(
     assert finish(cluster, folder).exit_code == EXIT_DONE
 
 
-def test_a_submitter_that_is_killed_leaves_a_sweep_that_goes_on(cluster: SlurmCluster, tmp_path: Path, pretrained: None) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_submitter_that_ends_leaves_a_sweep_that_goes_on(
+    cluster: SlurmCluster, tmp_path: Path, pretrained: None, how: signal.Signals
+) -> None:
     root = tmp_path / "store"
-    command = [
-        sys.executable,
-        "run.py",
-        "-m",
-        *DEBUG,
-        *ON_SLURM,
-        "method=base",
-        "temperature=0,0.5",
-        f"output_root={root}",
-        "progress=true",
-    ]
-    submitter = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert submitter.stderr is not None
-    line = next(line for line in submitter.stderr if line.startswith("submitted"))
-    submitter.kill()
-    submitter.wait()
-    submitter.stderr.close()
-    assert line.startswith("submitted 2 jobs")
+    cells = "method=base", "temperature=0,0.5", f"output_root={root}", "progress=true"
+    terminal, inside = pty.openpty()
+    submitter = subprocess.Popen(
+        [sys.executable, "run.py", "-m", *DEBUG, *ON_SLURM, *cells],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
+        stdout=inside,
+        stderr=inside,
+    )
+    os.close(inside)
+    shown = ""
+    while "evaluation" not in shown:  # the head of the live table
+        shown += os.read(terminal, 65536).decode()
+    assert "submitted 2 jobs" in shown
+    submitter.send_signal(how)
+    with contextlib.suppress(OSError):  # the terminal ends with the process
+        while more := os.read(terminal, 65536).decode():
+            shown += more
+    os.close(terminal)
+    code = submitter.wait()
     folder = run_folder.find(root)
+    if how is signal.SIGINT:
+        assert code == 0
+        assert "Detached: its jobs go on" in shown
+        assert f"status {folder.path.name} --store {root}" in shown
+    else:
+        assert code == -how
+    assert presence.who(folder.path) is None
     assert status_of(folder).exit_code == EXIT_UNDER_WAY
-    repair.cancel(folder, lambda line: None)
 
 
 def test_a_submitter_that_is_killed_while_it_submits(

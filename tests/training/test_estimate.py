@@ -203,25 +203,25 @@ def test_steps_time_and_disk() -> None:
     assert known.basis.startswith("measured")
     disk = costs.estimate_disk(config, setting.shape, steps, "bf16", Path("/nowhere/at/all"))
     assert disk.candidate == pytest.approx(15.2e9, rel=0.01)
-    assert disk.needed == pytest.approx(49 * 15.23e9 + 3 * 91.4e9, rel=0.01)
+    assert disk.needed == pytest.approx(17 * 15.23e9 + 3 * 91.4e9, rel=0.01)
     assert disk.folder == Path("/")
 
 
 def test_a_full_disk_is_said_with_the_remedy() -> None:
     disk = costs.Disk(candidate=15e9, held=49, resume=180e9, free=100e9, folder=Path("/data"))
     assert disk.shortage is not None
-    assert "needs 915 GB of disk and 100 GB are free at /data: set train.keep_candidates=1" in disk.shortage
+    assert "needs 915 GB of disk and 100 GB are free at /data: set train.keep_candidates=2" in disk.shortage
     assert dataclasses.replace(disk, free=1e12).shortage is None
 
 
 def test_keeping_few_candidates_bounds_the_disk() -> None:
-    config, setting, _ = planned(SEVEN, "train.keep_candidates=1")
+    config, setting, _ = planned(SEVEN, "train.keep_candidates=2")
     disk = costs.estimate_disk(config, setting.shape, costs.count_steps(config, assumed_lengths(config)), "bf16", Path("/"))
     assert disk.held == 2
 
 
 def test_costs_for_a_planner_of_sweeps() -> None:
-    config, *_ = planned(SEVEN, "train.processes=8", "train.keep_candidates=1")
+    config, *_ = planned(SEVEN, "train.processes=8", "train.keep_candidates=2")
     cost = costs.training_cost(config)
     assert cost.gpu_hours is not None
     assert 1 < cost.gpu_hours < 10
