@@ -84,3 +84,13 @@ def test_the_papers_grader_has_a_column_where_it_differs(tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     assert "AVG, paper's grader" in printed
     assert "87.5" in printed
+
+
+def test_many_arms_are_not_compared_pair_by_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [(f"arm {place}", result(tmp_path, f"a{place}", 0.5)) for place in range(21)]
+    print_table(cells, tmp_path)
+    printed = capsys.readouterr().out
+    assert "Difference" not in printed
+    assert "arm 20" in printed
+    print_table(cells[:3], tmp_path)
+    assert "Difference" in capsys.readouterr().out

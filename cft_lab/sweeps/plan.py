@@ -7,12 +7,15 @@ frozen into a run folder and read back; `stages_of` gives the live stages again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cft_lab import pipeline
 from cft_lab.config import SCORED_MODES, Config, DataError
+from cft_lab.data.methods import parts
+from cft_lab.data.sources import missing_source
 from cft_lab.store import DONE, MANIFEST, Stage
 from cft_lab.sweeps.expand import AskedCell, Problems
 
@@ -57,10 +60,13 @@ def make_plan(cells: Sequence[tuple[AskedCell, Config]]) -> tuple[Plan, Problems
     planned = []
     problems = Problems()
     for cell, config in cells:
+        gone = list(_gone_files(config))
         try:
             result = pipeline.plan(config).result
         except DataError as error:
-            problems.add(cell, str(error))
+            gone.append(str(error))
+        if gone:
+            problems.add(cell, *gone)
             continue
         if result.key not in distinct:
             distinct[result.key] = len(configs)
@@ -70,6 +76,13 @@ def make_plan(cells: Sequence[tuple[AskedCell, Config]]) -> tuple[Plan, Problems
         asked = {item.name: getattr(cell, item.name) for item in dataclasses.fields(AskedCell)}
         planned.append(PlannedCell(**asked, config=distinct[result.key], result=result.key))
     return Plan(tuple(planned), tuple(stages.values()), tuple(configs)), problems
+
+
+def _gone_files(config: Config) -> Iterator[str]:
+    """Files of your own that are not there: what they hold is in the keys."""
+    for source, part in parts(config).items():
+        if part.data.source == "local":
+            yield from (re.sub(r"\bdata([.=])", rf"{source}\1", line) for line in missing_source(part.data))
 
 
 def _planned(stage: Stage, config: Config, cell: int) -> PlannedStage:

@@ -187,6 +187,10 @@ def test_a_cell_whose_data_file_is_gone_is_told_and_the_others_are_planned(tmp_p
     assert "benchmarks.names=[aime24]" in told["not_planned"][0]
     assert "no.jsonl does not exist" in told["not_planned"][0]
     assert "not planned: " in command("method=base", "benchmarks.names=[aime24]", f"+{gone}").stdout
+    own = command("data=local", "data.path=/no/rows.jsonl", "method=sft").stdout
+    assert "not planned: data.path=/no/rows.jsonl does not exist" in own
+    mixed = command("method=mix", "data@mix_data=local", "model=lab-debug,lab-llama").stdout
+    assert "not planned: model=lab-debug; model=lab-llama: mix_data.path is missing" in mixed
 
 
 def test_the_command_tells_counts_costs_bases_and_the_graph(tmp_path: Path) -> None:
