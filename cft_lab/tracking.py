@@ -10,6 +10,7 @@ and the places of the cells that stand on it as tags. wandb is imported only whe
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,6 +102,13 @@ def _standing_on(key: str, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [cell for cell in plan["cells"] if cell["result"] in standing]
 
 
+@functools.cache
+def _leave_inherited_service(process: int) -> None:
+    """Makes wandb start a helper process of this process's own, once. The helper of the process that started this one outlives this
+    one: if this one is killed, it still has the run open, and refuses to open it for the process that resumes."""
+    os.environ.pop("WANDB_SERVICE", None)
+
+
 class Tracker:
     """Sends runs to W&B, or nowhere. What was sent whole is noted in the store, so that nothing is sent twice."""
 
@@ -167,6 +175,7 @@ class Tracker:
     def _run(self, key: str, kind: str, config: Mapping[str, Any]) -> Any:
         import wandb
 
+        _leave_inherited_service(os.getpid())
         belongs = placement(self._root, key)
         return wandb.init(
             project=self._config.project,

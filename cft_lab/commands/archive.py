@@ -41,7 +41,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "answers": (),
     "critiques": (),
     "examples": (),
-    "candidates": (METRICS, "first_example.json"),
+    "candidates": (METRICS, CURVE, "first_example.json"),
     "selected": (CURVE,),
     "generations": (GENERATIONS,),
     "scores": (GRADES, SCORE),
@@ -203,7 +203,7 @@ def _check_records(stage: Path, folder: Path, root: Path) -> None:
     for name in FILES[stage.parent.name]:
         if name.endswith(".jsonl") and (stage / name).exists():
             _check_lines(stage / name, {GRADES: Grade, GENERATIONS: Generation}.get(name))
-    if stage.parent.name == "selected" and (stage / CURVE).exists():
+    if (stage / CURVE).exists():
         all(int(row["step"]) + int(row["correct"]) + int(row["n"]) for row in read_json(stage / CURVE))
     if stage.parent.name == "scores":
         _check_score(stage)

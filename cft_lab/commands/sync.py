@@ -33,7 +33,7 @@ _HEADER, _BLOCK, _HEAD = 7, 32768, 7  # bytes
 _WHOLE, _LAST = 1, 4  # types of the chunks that end a record
 _LATELY_S, _QUIET_S = 60.0, 3.0
 _KEY = "WANDB_API_KEY"
-_NOT_PASSED = ("WANDB_MODE", "WANDB_SILENT", "WANDB_QUIET")  # it is online here, and says what is wrong
+_NOT_PASSED = ("WANDB_MODE", "WANDB_SILENT", "WANDB_QUIET", "WANDB_SERVICE")  # it is online, says what is wrong, and is alone
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ def _train(work: Work) -> Mapping[str, Any]:
         (work.folder / f"step-{step:06d}" / "model.safetensors").write_bytes(bytes([step]) * CHECKPOINT)
     (work.folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 1, "candidate": 1}\n')
     write_json(work.folder / "first_example.json", {"prompt": "Q", "supervised": "A"})
+    write_json(work.folder / "curve.json", [{"step": step, "correct": step, "n": 4} for step in (1, 2, 3)])
     return {"device": "cpu", "steps": 3}
 
 

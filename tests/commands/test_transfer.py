@@ -86,7 +86,7 @@ def test_results_arrive_whole_and_nothing_is_built_on_records(made: Made, tmp_pa
         assert store.manifest(stage)["config"] == dict(stage.config)
     assert (store.folder(made.selected) / "curve.json").exists()
     assert {path.name for path in store.folder(made.candidates).iterdir()} == {
-        "manifest.json", "metrics.jsonl", "first_example.json", PRUNED,
+        "manifest.json", "metrics.jsonl", "curve.json", "first_example.json", PRUNED,
     }  # fmt: skip
     assert not list((tmp_path / "there").rglob("*.safetensors"))
     assert list(store.unmade(replace(made.scores, version=2))) == [replace(made.scores, version=2)], "generations are whole"
@@ -319,6 +319,7 @@ HOSTILE: Mapping[str, tuple[Callable[[Files, Path], Path], str]] = {
         lambda files, file: pack(file, {n: c for n, c in files.items() if not n.startswith("scores/")}),
         "is not that of the scores stage that it names",
     ),
+    "curve without steps": (_changed("curve.json", lambda rows: [{"correct": 1, "n": 2}]), "KeyError"),
     "metrics without steps": (_line("metrics.jsonl", b'{"loss": 1}\n'), "KeyError"),
 }  # fmt: skip
 
