@@ -10,12 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from cft_lab.json_files import read_json, write_json
-=======
 from cft_lab.config import ConfigError
 from cft_lab.json_files import read_json, write_json
->>>>>>> slurm
 
 _LOCK, _ABOUT = "owner.lock", "owner.json"  # in the run folder
 

@@ -124,12 +124,11 @@ def estimate_time(
 def estimate_disk(config: Config, shape: ShapeConfig, steps: Steps, precision: str, folder: Path) -> Disk:
     """Candidates, in bf16 if that is what they were computed in (`precision`), and resume states (weights and optimizer state).
 
-    One candidate more than `train.keep_candidates` is there while it is scored, and the next resume state is written beside the two
-    that are kept.
+    The next resume state is written beside the two that are kept.
     """
     train = config.train
     number = count_parameters(shape).total
-    held = steps.candidates if train.keep_candidates is None else min(steps.candidates, train.keep_candidates + 1)
+    held = steps.candidates if train.keep_candidates is None else min(steps.candidates, train.keep_candidates)
     states = min(_RESUME_STATES, math.ceil(steps.total / train.resume_every_steps))
     state = number * ((4 if train.weights == "fp32" else 2) + optimizer_bytes(train))
     there = folder.resolve()

@@ -17,13 +17,8 @@ from slurm_cluster import SlurmCluster
 from slurm_runs import finish, states
 
 from cft_lab.config import PROJECT_ROOT
-<<<<<<< HEAD
-from cft_lab.json_files import read_json
-from cft_lab.sweeps import repair, run_folder, slurm
-=======
 from cft_lab.json_files import read_json
 from cft_lab.sweeps import presence, repair, run_folder, slurm
->>>>>>> slurm
 from cft_lab.sweeps.compute_job import JOBS
 from cft_lab.sweeps.plan import to_make
 from cft_lab.sweeps.run_folder import RunFolder
