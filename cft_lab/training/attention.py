@@ -121,14 +121,13 @@ def _by_sequence(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: flo
     On a CPU this is quicker than padding sequences of like length into blocks, because each copy costs more than a call.
     """
     grouped = q.shape[1] != k.shape[1]
+    runs = [(length, len(list(neighbours))) for length, neighbours in itertools.groupby(starts.diff().tolist())]
+    # split and not slices: the gradient of a slice is as large as what it was cut from
+    parts = [torch.split(states, [length * count for length, count in runs]) for states in (q, k, v)]
     attended = []
-    start = 0
-    for length, neighbours in itertools.groupby(starts.diff().tolist()):
-        count = len(list(neighbours))
-        end = start + count * length
-        # [T, H, D] -> [count, H, length, D]
-        q_, k_, v_ = (states[start:end].view(count, length, *states.shape[1:]).transpose(1, 2) for states in (q, k, v))
+    for (length, count), *run in zip(runs, *parts, strict=True):
+        # [count * length, H, D] -> [count, H, length, D]
+        q_, k_, v_ = (states.view(count, length, *states.shape[1:]).transpose(1, 2) for states in run)
         out = torch.nn.functional.scaled_dot_product_attention(q_, k_, v_, is_causal=True, scale=scaling, enable_gqa=grouped)
         attended.append(out.transpose(1, 2).flatten(0, 1))
-        start = end
     return torch.cat(attended)
