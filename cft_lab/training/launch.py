@@ -29,7 +29,7 @@ from cft_lab.runtime import has_gpu
 from cft_lab.tracking import METRICS
 from cft_lab.training.faults import TrainingError
 from cft_lab.training.job import FAILED, OUTCOME, Report, TrainingJob, run_rank, write_job
-from cft_lab.training.ranks import one_rank
+from cft_lab.training.ranks import conflict_in_ranks, one_rank
 from cft_lab.training.resume import resume_step
 from cft_lab.training.signals import Requeue, StopRequest, stop_requests
 from cft_lab.training.watching import MetricsTail, RemoteBar, post_mortem
@@ -60,7 +60,10 @@ def run_job(
     with stop_requests() as stop:
         if job.train.nodes == 1 and job.train.processes in (None, 1) and not has_gpu():
             return run_rank(job, one_rank(), stop, report=report, say=say, progress=progress)
-        return _Launch(job, nodes or scheduled_nodes(job.train), report, say).run(stop, progress)
+        hosts = nodes or scheduled_nodes(job.train)
+        if problem := conflict_in_ranks(job.train, len(hosts) * processes_per_node(job.train)):
+            raise DataError(problem)
+        return _Launch(job, hosts, report, say).run(stop, progress)
 
 
 def scheduled_nodes(train: TrainConfig) -> list[Node]:

@@ -69,6 +69,16 @@ class Ranks:
         self.sum([0.0])
 
 
+def conflict_in_ranks(config: OptimizationConfig, world: int) -> str | None:
+    """Says which settings do not work in so many processes; None if all do."""
+    if world > 1 and config.weights == "bf16" and config.optimizer == "adamw-8bit":
+        return (
+            "weights=bf16 with optimizer=adamw-8bit works in one process only (torchao 0.18 loses the type of its sharded "
+            "moments): choose weights=fp32, whose 10 bytes per parameter are shared by the processes, or optimizer=adamw-bf16"
+        )
+    return None
+
+
 def default_device() -> torch.device:
     """The GPU of this process, or the CPU where there is none."""
     import torch

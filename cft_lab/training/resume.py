@@ -73,11 +73,12 @@ def load_resume(
     seed: int,
     say: Callable[[str], None],
 ) -> int:
-    """Restores the newest whole state in place and returns its step; 0 if no state was ever finished.
+    """Restores the newest whole state in place and returns its step; 0, with random numbers by the seed, if there never was one.
 
     Every process calls it. A state with a missing or truncated file is passed over, and `say` is told which file of which state it
     was. Raises TrainingError if states are there and none is whole.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -87,13 +88,20 @@ def load_resume(
         for left in [state for state in _states(folder) if _step(state) > step] + list((folder / STATES).glob("*.tmp")):
             shutil.rmtree(left)
     if step == 0:
+        _seed_all(seed, 0, ranks.rank)
         return 0
     state = _state(folder, step)
     index = read_json(state / INDEX)
     moments = _moments(model, optimizer) if index["moments"] else {"state": {}}
-    with one_process_is_meant():
-        tensors = {"model": _weights(model), "optimizer": moments["state"]}
-        load(tensors, storage_reader=FileSystemReader(state), no_dist=ranks.world == 1)
+    tensors = {"model": _weights(model), "optimizer": moments["state"]}
+    try:
+        with one_process_is_meant():
+            load(tensors, storage_reader=FileSystemReader(state), no_dist=ranks.world == 1)
+    except CheckpointException as error:
+        raise TrainingError(
+            f"the resume state {state}, saved by {index['world']} processes, could not be loaded by {ranks.world}. Go on with as "
+            f"many as saved it, or delete {folder / STATES} to train from the beginning. {error}"
+        ) from error
     if index["moments"]:
         set_optimizer_state_dict(model, optimizer, moments)
     if index["world"] == ranks.world:

@@ -127,6 +127,11 @@ def test_a_damaged_base_model_is_refused_by_name_at_once(base: Path, tmp_path: P
     assert not any("restart" in line for line in told(out, "said")), "starting again would not mend it"
 
 
+def test_settings_that_do_not_work_in_several_processes_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="weights=bf16 with optimizer=adamw-8bit works in one process only"):
+        run_here(make_job(base, tmp_path, processes=2, weights="bf16", precision="bf16", optimizer="adamw-8bit"))
+
+
 def test_a_launcher_around_run_py_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(DataError, match="train.processes"):

@@ -120,6 +120,13 @@ def test_no_whole_state_is_an_error_that_names_the_files_and_the_remedy(tmp_path
     assert states(tmp_path) == ["step-00000004", "step-00000005"], "nothing is deleted that somebody might mend"
 
 
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, 3)
+    other = tiny_model(tied=False)
+    with pytest.raises(TrainingError, match="saved by 1 processes, could not be loaded by 1"):
+        load_resume(tmp_path, other, trained_optimizer(other, 0), one_rank(), 7, lambda line: None)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MB, where this user may mount one."""

@@ -47,7 +47,7 @@ def torchrun(script: str, *arguments: object, processes: int = 2) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     """Of a child: this checkout's package, one thread, no GPU."""
-    paths = os.pathsep.join((str(PROJECT_ROOT), str(HERE)))
+    paths = os.pathsep.join(filter(None, (str(PROJECT_ROOT), str(HERE), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
 
 
