@@ -26,6 +26,7 @@ CELL = (
     "method=sft",
     "data=math",
     "benchmarks.names=[gsm8k]",
+    "train.selection.mode=clean",
     "train.selection.benchmark=gsm8k",
     "engine=transformers",
 )
