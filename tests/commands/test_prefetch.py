@@ -26,7 +26,8 @@ CELL = (
     "method=sft",
     "data=math",
     "benchmarks.names=[gsm8k]",
-    "train.selection.benchmark=gsm8k",
+    "train.selection.mode=clean",
+    "train.selection.benchmark=math-train-clean",
     "engine=transformers",
 )
 
@@ -134,7 +135,7 @@ def test_an_interrupted_download_is_completed_at_its_own_version(hub: dict[str, 
     gone.unlink()
     code, told, _ = run(hub, *CELL)
     assert code == 0
-    assert "to fetch: EleutherAI/hendrycks_math (data=math), 1 files" in told
+    assert "to fetch: EleutherAI/hendrycks_math (data=math, benchmark math-train-clean), 1 files" in told
     assert "the rest of what is there" in told
     assert gone.exists()
     assert [path.name for path in snapshots.iterdir()] == [hub_server.COMMIT]
@@ -215,5 +216,5 @@ def test_local_files_are_not_fetched(own_caches: Path, tmp_path: Path) -> None:
     config = compose(*CELL, f"+benchmarks.paths.gsm8k={tmp_path / 'gsm8k.jsonl'}")
     assert "openai/gsm8k" not in {need.hub_id for need in prefetch.needs_of(config)}
     config = compose(*CELL, f"+benchmarks.paths.gsm8k={tmp_path / 'none.jsonl'}", f"data.hub_id={tmp_path}")
-    assert [need.hub_id for need in prefetch.needs_of(config)] == [MODEL]
+    assert [need.hub_id for need in prefetch.needs_of(config)] == [MODEL, "EleutherAI/hendrycks_math"]
     assert [line.split("=")[0] for line in prefetch.local_problems(config)] == ["benchmarks.paths.gsm8k"]
