@@ -83,7 +83,9 @@ def scheduled_nodes(train: TrainConfig) -> list[Node]:
             f"train.nodes={train.nodes} needs a SLURM job of so many nodes, and this one has {len(hosts) or 'no node list'}: "
             "set cluster=slurm, or train.nodes=1"
         )
-    step = ("srun", "--overlap", "--nodes=1", "--ntasks=1")
+    # a step inherits the job's GPUs, but not its CPUs; it overlaps with the step that this process may be
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", "1")
+    step = ("srun", "--overlap", "--nodes=1", "--ntasks=1", f"--cpus-per-task={cpus}")
     return [Node(host, (*step, f"--nodelist={host}")) for host in hosts[: train.nodes]]
 
 

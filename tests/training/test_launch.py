@@ -148,9 +148,10 @@ def test_nodes_come_from_the_schedulers_list(tmp_path: Path, monkeypatch: pytest
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu[07-09]")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "12")
     nodes = scheduled_nodes(TrainConfig(nodes=2))
     assert [node.host for node in nodes] == ["gpu07", "gpu08"]
-    assert nodes[1].reach == ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=gpu08")
+    assert nodes[1].reach == ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpus-per-task=12", "--nodelist=gpu08")
     with pytest.raises(DataError, match="this one has 3"):
         scheduled_nodes(TrainConfig(nodes=4))
 
