@@ -7,7 +7,6 @@ another node. The first process writes metrics.jsonl and what became of the trai
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sys
 import threading
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 # what is left beside the job's file
 OUTCOME = "outcome.json"  # {"kind": "running", "done" or "requeue", ...}, by the first process
 FAILED = "failed-{rank}.json"  # why a process cannot go on, where starting it again would not help
+SAYS = "say: "  # begins the lines of a child's output that are for people
 Report = Callable[[Mapping[str, Any]], None]
 
 
@@ -160,31 +160,40 @@ def main(path: Path) -> int:
     An error that starting again would not mend is left there too: the parent then ends the others and does not restart them.
     """
     job, outcome = read_job(path), path.with_name(OUTCOME)
-    with open_ranks() as ranks, stop_requests(patient=True) as stop:
+    with stop_requests(patient=True) as stop:
         _obey_parent(stop)
-        say = functools.partial(print, flush=True)
-        restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        if restarts and ranks.first:
-            say(f"the training restarts by itself (restart {restarts}); it goes on from step {resume_step(job.folder)}")
-        try:
-            counts = run_rank(
-                job,
-                ranks,
-                stop,
-                report=lambda row: None,
-                say=say,
-                begun=lambda done, steps: write_json(outcome, {"kind": "running", "done": done, "steps": steps}),
-            )
-        except Requeue as ended:
-            if ranks.first:
-                write_json(outcome, {"kind": "requeue", "text": str(ended)})
-            return 0
-        except (TrainingError, DataError) as error:
-            write_json(path.with_name(FAILED.format(rank=ranks.rank)), {"text": str(error)})
-            return 1
-        if ranks.first:
-            write_json(outcome, {"kind": "done", "counts": counts})
+        with open_ranks() as ranks:
+            try:
+                counts = _run_child(job, ranks, stop, outcome)
+            except Requeue as ended:
+                if ranks.first:
+                    write_json(outcome, {"kind": "requeue", "text": str(ended)})
+            except (TrainingError, DataError) as error:
+                write_json(path.with_name(FAILED.format(rank=ranks.rank)), {"text": str(error)})
+                os._exit(1)  # the others may wait for this one in a collective, and taking leave of them could wait, too
+            else:
+                if ranks.first:
+                    write_json(outcome, {"kind": "done", "counts": counts})
     return 0
+
+
+def _run_child(job: TrainingJob, ranks: Ranks, stop: StopRequest, outcome: Path) -> dict[str, Any]:
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if restarts and ranks.first:
+        _say(f"the training restarts by itself (restart {restarts}); it goes on from step {resume_step(job.folder)}")
+    return run_rank(
+        job,
+        ranks,
+        stop,
+        report=lambda row: None,
+        say=_say,
+        begun=lambda done, steps: write_json(outcome, {"kind": "running", "done": done, "steps": steps}),
+    )
+
+
+def _say(line: str) -> None:
+    """Tells the parent something to say; what libraries print has no such mark."""
+    print(f"{SAYS}{line}", flush=True)
 
 
 def _obey_parent(stop: StopRequest) -> None:

@@ -28,7 +28,7 @@ from cft_lab.json_files import read_json
 from cft_lab.runtime import has_gpu
 from cft_lab.tracking import METRICS
 from cft_lab.training.faults import TrainingError
-from cft_lab.training.job import FAILED, OUTCOME, Report, TrainingJob, run_rank, write_job
+from cft_lab.training.job import FAILED, OUTCOME, SAYS, Report, TrainingJob, run_rank, write_job
 from cft_lab.training.ranks import conflict_in_ranks, one_rank
 from cft_lab.training.resume import resume_step
 from cft_lab.training.signals import Requeue, StopRequest, stop_requests
@@ -108,6 +108,7 @@ class _Launch:
         self._place = job.folder / LAUNCH
         self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._launchers: list[subprocess.Popen[bytes]] = []
+        self._ears: list[threading.Thread] = []
 
     def run(self, stop: StopRequest, progress: bool) -> dict[str, Any]:
         """Starts, watches and ends them, and gives the counts of the training."""
@@ -122,6 +123,7 @@ class _Launch:
                     self._hand_on(stop)
                     self._listen(tail, bar)
                     time.sleep(_POLL_S)
+                self._end()
                 self._listen(tail, bar)
         finally:
             self._end()
@@ -143,7 +145,9 @@ class _Launch:
                 )
             self._launchers.append(launcher)
             assert launcher.stdout is not None
-            threading.Thread(target=self._hear, args=(launcher.stdout,), daemon=True).start()
+            ear = threading.Thread(target=self._hear, args=(launcher.stdout,), daemon=True)
+            ear.start()
+            self._ears.append(ear)
 
     def _command(self, place: int, port: int) -> list[str]:
         """The launcher's command line. It ignores the scheduler's signals: its children save, and it ends when they have."""
@@ -173,7 +177,9 @@ class _Launch:
 
     def _hear(self, spoken: IO[bytes]) -> None:
         for line in spoken:
-            self._said.put(line.decode(errors="replace").rstrip())
+            text = line.decode(errors="replace").rstrip()
+            if text.startswith(SAYS):
+                self._said.put(text.removeprefix(SAYS))
 
     def _alive(self) -> bool:
         return any(launcher.poll() is None for launcher in self._launchers)
@@ -212,6 +218,8 @@ class _Launch:
             except subprocess.TimeoutExpired:
                 launcher.kill()
                 launcher.wait()
+        for ear in self._ears:
+            ear.join(_END_S)
 
     def _outcome(self) -> Mapping[str, Any]:
         file = self._place / OUTCOME

@@ -110,10 +110,8 @@ def open_ranks() -> Iterator[Ranks]:
         torch.distributed.init_process_group("nccl", timeout=GROUP_TIMEOUT, device_id=device)
     else:
         torch.distributed.init_process_group("gloo", timeout=GROUP_TIMEOUT)
-    try:
-        yield Ranks(torch.distributed.get_rank(), world, int(os.environ["LOCAL_RANK"]), device)
-    finally:
-        torch.distributed.destroy_process_group()
+    yield Ranks(torch.distributed.get_rank(), world, int(os.environ["LOCAL_RANK"]), device)
+    torch.distributed.destroy_process_group()  # not after an error: the others may be gone, and it would wait for them
 
 
 def shard(root: torch.nn.Module, model: PreTrainedModel, ranks: Ranks, config: OptimizationConfig, precision: str) -> None:
