@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,9 +35,13 @@ class SubmitError(QueueError):
 
 
 def check_machine(config: Config) -> None:
-    """Raises ConfigError where nothing can be submitted from."""
+    """Raises ConfigError where nothing can be submitted from, and for settings that cannot work."""
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise ConfigError("cluster=slurm: sbatch and srun are not on this machine: go to a login node, or choose cluster=local")
+    try:
+        slurm_queue.call("sinfo", "-h", "-o", "%P")
+    except QueueError as error:
+        raise ConfigError(f"cluster=slurm: SLURM does not answer here, try again or choose cluster=local: {error}") from None
     strange = sorted(set(config.cluster.local_stages) - {"data", "teacher"})
     if strange:
         raise ConfigError(f"cluster.local_stages={config.cluster.local_stages} is not allowed: choose from data, teacher")
@@ -153,8 +158,17 @@ def _submit_job(
 
 
 def _handed_over(executor: SlurmExecutor, calls: Sequence[Callable[[], None]]) -> list[str]:
-    """Job ids; several calls are one array."""
-    jobs = [executor.submit(calls[0])] if len(calls) == 1 else executor.submit_array(calls)
+    """Job ids; several calls are one array. A controller that is away is asked again for a while."""
+    from submitit.core.utils import FailedJobError
+
+    for attempt in range(slurm_queue.ATTEMPTS):
+        try:
+            jobs = [executor.submit(calls[0])] if len(calls) == 1 else executor.submit_array(calls)
+            break
+        except FailedJobError as error:
+            if attempt == slurm_queue.ATTEMPTS - 1 or not slurm_queue.unreachable(str(error)):
+                raise
+            time.sleep(slurm_queue.PAUSE_S)
     return [job.job_id for job in jobs]
 
 

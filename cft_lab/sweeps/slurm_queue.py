@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 _FAILED = ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "REVOKED")
 _TIMEOUT_S = 60
-_ATTEMPTS = 5  # at reaching a controller that is being restarted, one every _PAUSE_S
-_PAUSE_S = 3.0
+ATTEMPTS = 5  # at reaching a controller that is being restarted, one every PAUSE_S
+PAUSE_S = 3.0
 
 
 class QueueError(RuntimeError):
@@ -100,7 +100,7 @@ def cancel(jobs: Sequence[str]) -> None:
 
 def call(*command: str) -> str:
     """What a SLURM command prints. Raises QueueError where it fails; a controller that is away is asked again for a while."""
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
         except FileNotFoundError:
@@ -109,9 +109,9 @@ def call(*command: str) -> str:
             raise QueueError(f"{command[0]} did not answer within {_TIMEOUT_S} s") from None
         if done.returncode == 0:
             return done.stdout
-        if not unreachable(done.stderr) or attempt == _ATTEMPTS - 1:
+        if not unreachable(done.stderr) or attempt == ATTEMPTS - 1:
             break
-        time.sleep(_PAUSE_S)
+        time.sleep(PAUSE_S)
     raise QueueError(f"{command[0]}: {done.stderr.strip() or done.stdout.strip()}")
 
 

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,13 +74,26 @@ def test_a_preempted_job_comes_back(cluster: SlurmCluster, freeze_sweep: FreezeS
     assert finish(cluster, folder).exit_code == EXIT_DONE
 
 
+def test_a_controller_that_is_away_while_jobs_are_submitted_is_waited_for(
+    cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None
+) -> None:
+    folder = freeze_sweep(*ONE_JOB)
+    cluster.kill_controller()
+    back = threading.Timer(1.5, cluster.start_controller)
+    back.start()
+    slurm.submit(folder)
+    back.join()
+    assert states(status_of(folder))["generations"] in ("queued", "running")
+
+
 def test_a_restarted_controller_costs_nothing(cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None) -> None:
     folder = submitted(freeze_sweep)
     started(cluster, folder)
     cluster.kill_controller()
-    restart = subprocess.Popen(["sh", "-c", "sleep 1"])  # status asks meanwhile, and waits
-    restart.wait()
-    cluster.start_controller()
+    back = threading.Timer(1.5, cluster.start_controller)
+    back.start()
+    assert status_of(folder).exit_code == EXIT_UNDER_WAY  # asked meanwhile, and waited
+    back.join()
     assert finish(cluster, folder).exit_code == EXIT_DONE
 
 

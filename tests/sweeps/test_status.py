@@ -180,7 +180,7 @@ def test_a_queue_that_does_not_answer_is_said(
     squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(slurm_queue, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(slurm_queue, "PAUSE_S", 0.01)
     with pytest.raises(QueueError, match="Unable to contact"):
         status_of(folder)
     assert main(["status", *store(folder)]) == 1
