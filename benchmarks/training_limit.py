@@ -14,7 +14,6 @@ import dataclasses
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from training_setup import (
     THREADS,
     Child,
     cft_rows,
+    clock,
     equal_rows,
     matmul_peak,
     peak_mb,
@@ -100,11 +100,11 @@ def run_child(run: Run) -> None:
     def report(step: Any) -> None:
         nonlocal started
         synchronize(device)
-        speeds.append(step.tokens / (time.perf_counter() - started))
+        speeds.append(step.tokens / (clock() - started))
         memory = peak_mb(device, before_mb)
         if step.step < WARMUP + run.steps:
             peaks.append(matmul_peak(device, arithmetic, 0.6))
-            started = time.perf_counter()
+            started = clock()
             return
         flop = flops_of_model(model).of([len(row.ids) for row in sequences], sum(row.num_targets for row in sequences))
         per_token = flop / sum(len(row.ids) for row in sequences)

@@ -1,5 +1,8 @@
 """What the training benchmarks share: rows with the lengths of real CFT rows, models, the machine's peak, children in lockstep.
 
+With CPU_TIME=1 in the environment the training benchmarks use one thread and count CPU seconds instead of the clock's: on a machine
+with other work, ratios of those still say something.
+
 Nothing here imports cft_lab or torch at the top: the peer's environment reads this file too.
 """
 
@@ -22,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cft_lab.config import OptimizationConfig
 
-THREADS = 2  # of every contender on a CPU
+CPU_TIME = os.environ.get("CPU_TIME") == "1"
+THREADS = 1 if CPU_TIME else 2  # of every contender on a CPU
+clock = time.process_time if CPU_TIME else time.perf_counter  # of everything that is measured
 
 # Tokens of prompt and target of 90 public critique fine-tuning rows in the schema of WebInstruct-CFT, in Qwen's chat template and
 # by Qwen's tokenizer (the other 30 of the 120 rows are longer than the paper's cut-off of 2,048 tokens and would be dropped).
@@ -106,13 +111,13 @@ def matmul_peak(device: str, dtype: Any, seconds: float = 1.0) -> float:
     best = 0.0
     for size in sizes:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        ends = time.perf_counter() + seconds / len(sizes)
-        while time.perf_counter() < ends:
+        ends = clock() + seconds / len(sizes)
+        while clock() < ends:
             synchronize(device)
-            started = time.perf_counter()
+            started = clock()
             a @ b
             synchronize(device)
-            best = max(best, 2 * size**3 / (time.perf_counter() - started))
+            best = max(best, 2 * size**3 / (clock() - started))
     return best
 
 
@@ -184,14 +189,14 @@ def run_child(folder: Path, run: Callable[[Any, Any, Callable[[Any], None]], Non
     rows = [Encoded(tuple(ids), start) for ids, start in json.loads((folder / ROWS).read_text())]
     model = load_model(folder, "float32")
     tell(ready=True)
-    started = time.perf_counter()
+    started = clock()
 
     def report(step: Any) -> None:
         nonlocal started
-        seconds = time.perf_counter() - started
+        seconds = clock() - started
         peak = peak_mb(device, before_mb)
         tell(seconds=seconds, loss=step.loss, grad_norm=step.grad_norm, tokens=step.tokens, peak_mb=peak)
-        started = time.perf_counter()
+        started = clock()
 
     run(model, rows, report)
 
@@ -276,5 +281,9 @@ def surroundings(*packages: str) -> str:
 
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", *packages))
     cuda = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if cuda else f"CPU {torch.backends.cpu.get_cpu_capability()}, {THREADS} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if cuda
+        else f"CPU {torch.backends.cpu.get_cpu_capability()}, {THREADS} threads{', CPU seconds' if CPU_TIME else ''}"
+    )
     return f"{datetime.date.today()}; {versions}; {device}"

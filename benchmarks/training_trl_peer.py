@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models
-from training_setup import THREADS, peak_mb, resident_mb, tell
+from training_setup import THREADS, clock, peak_mb, resident_mb, tell
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
 # Passed to SFTConfig; `rows_per_pass` is per_device_train_batch_size, and the accumulation makes up the global batch. `sort`
@@ -48,17 +47,17 @@ class Lockstep(TrainerCallback):
         self.before_mb = before_mb
         self.device = device
         self.tokens = 0.0
-        self.started = time.perf_counter()
+        self.started = clock()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """`num_tokens` counts real tokens since the start."""
         if logs is None or "grad_norm" not in logs:
             return  # the summary at the end
-        seconds = time.perf_counter() - self.started
+        seconds = clock() - self.started
         tokens, self.tokens = logs["num_tokens"] - self.tokens, logs["num_tokens"]
         peak = peak_mb(self.device, self.before_mb)
         tell(seconds=seconds, loss=logs["loss"], grad_norm=logs["grad_norm"], tokens=tokens, peak_mb=peak)
-        self.started = time.perf_counter()
+        self.started = clock()
 
 
 def dataset(steps: list[list[list[Any]]], sort: bool) -> Dataset:
