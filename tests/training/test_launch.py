@@ -91,6 +91,7 @@ def test_two_processes_train_as_one_and_leave_nothing_behind(base: Path, alone: 
     assert not (job.folder / "launch").exists()
 
 
+@pytest.mark.slow
 def test_two_nodes_on_one_machine_train_as_one_process_does(base: Path, golden: list[float], tmp_path: Path) -> None:
     job = make_job(base, tmp_path / "run", processes=1, nodes=2)
     with start(job, "nodes") as parent:

@@ -65,6 +65,7 @@ def test_two_processes_train_as_one_does(base: Path, golden: list[tuple[float, f
     assert_same(rows_of(tmp_path), golden)
 
 
+@pytest.mark.slow
 def test_two_processes_that_were_killed_go_on_as_one(base: Path, golden: list[tuple[float, float]], tmp_path: Path) -> None:
     with child(torchrun("golden.py", base, tmp_path, 12)) as process:
         _, errors = process.communicate(timeout=120)
@@ -110,6 +111,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [TOLERANCE, LOW_BIT_TOLERANCE], ids=["torch", "torchao"])
 def test_every_lever_works_in_two_processes_and_resumes(wide: Path, tmp_path: Path, tolerance: dict[str, float]) -> None:
     if tolerance is LOW_BIT_TOLERANCE:

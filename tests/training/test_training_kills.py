@@ -1,4 +1,4 @@
-"""What goes wrong while training: kills at any moment, dead ranks, schedulers' signals, a full disk."""
+"""Kills at any moment, dead ranks, schedulers' signals: the training goes on, to the same losses."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from cft_lab.training.launch import run_job
 from cft_lab.training.resume import resume_step
 
 STEPS = 18
+pytestmark = pytest.mark.slow  # real processes, started again and again
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +44,10 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 def test_kill_9_at_20_random_moments_ends_with_the_same_bits(base: Path, tmp_path: Path) -> None:
     """A run of 60 steps that saves a state after each and a candidate after every second, so that many kills hit a save.
 
-    One process trains in one go. The other is killed within two steps' time of its first step, again and again.
+    One process trains in one go. The other is killed within four steps' time of its first step, again and again.
     """
     long = {"epochs": 10, "resume_every_steps": 1, "save_every_steps": 2}
     whole, killed = make_job(base, tmp_path / "whole", **long), make_job(base, tmp_path / "killed", **long)
@@ -63,11 +63,12 @@ def test_kill_9_at_20_random_moments_ends_with_the_same_bits(base: Path, tmp_pat
         with start(killed) as parent:
             assert parent.stdout is not None
             assert "row" in parent.stdout.readline(), "it must be killed before it is through"
-            time.sleep(rng.uniform(0.0, 2 * step_s))
+            time.sleep(rng.uniform(0.0, 4 * step_s))
             parent.kill()
             assert parent.wait() == -signal.SIGKILL
         in_save += any((killed.folder / "resume").glob("*.tmp")) or any(killed.folder.glob(".step-*.tmp"))
         reached.append(resume_step(killed.folder))
+    print(f"{in_save} of 20 kills hit a save; the last one left step {reached[-1]} of 60")
     assert reached == sorted(reached)
     assert 0 < reached[-1] < 60, "the last kill was in the middle of the training"
     assert in_save >= 1, "some kills must hit a save"
