@@ -25,13 +25,7 @@ def make_accelerator() -> Accelerator:
     """The process's one Accelerator. Precision is applied by `autocast`, so one setting serves every stage."""
     from accelerate import Accelerator
 
-    accelerator = Accelerator(mixed_precision="no")
-    if accelerator.num_processes > 1:
-        raise RuntimeError(
-            f"{accelerator.num_processes} processes were launched, but training runs in one process so far: "
-            "start run.py without a launcher"
-        )
-    return accelerator
+    return Accelerator(mixed_precision="no")
 
 
 def set_threads(count: int) -> None:
