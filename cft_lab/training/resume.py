@@ -279,7 +279,7 @@ def _seed_all(seed: int, step: int, rank: int) -> None:
 def _write_synced(path: Path, value: Any) -> None:
     """Writes JSON through to the disk."""
     with path.open("w", encoding="utf-8") as file:
-        json.dump(value, file)
+        file.write(json.dumps(value))
         file.flush()
         os.fsync(file.fileno())
 
