@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tiny import gradients, relative_error, sequences, tiny_model
+from tiny import gradients, padded_loss, relative_error, sequences, tiny_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from cft_lab.training.attention import hidden_states, padding_free
@@ -14,19 +14,6 @@ from cft_lab.training.loss import SummedLoss
 
 ARCHITECTURES = [("qwen2", True, 1), ("qwen2", False, 2), ("llama", False, 1), ("llama", True, 2)]
 each_architecture = pytest.mark.parametrize(("architecture", "tied", "kv_heads"), ARCHITECTURES)
-
-
-def padded_loss(model, rows: Sequence[Encoded]) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    """What transformers itself makes of the rows: padded, with a mask, its own attention and loss, summed."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        mask[i, : len(row.ids)] = 1
-        labels[i, row.start : len(row.ids)] = torch.tensor(row.ids[row.start :])
-    targets = sum(row.num_targets for row in rows)
-    return model(input_ids=ids, attention_mask=mask, labels=labels).loss * targets
 
 
 def packed_loss(model, rows: Sequence[Encoded], chunk: int = 7) -> torch.Tensor:  # type: ignore[no-untyped-def]

@@ -93,6 +93,7 @@ def test_weights_in_bf16_leave_rotary_frequencies_and_ties_alone(tied: bool) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler sets off warnings of torch itself
 def test_compiled_blocks_compute_the_same_and_are_compiled_once_for_all_batches() -> None:
     from torch._dynamo.utils import counters
 

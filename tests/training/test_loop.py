@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import sequences, tiny_model
+from tiny import padded_loss, sequences, tiny_model
 
 from cft_lab.config import OptimizationConfig
-from cft_lab.training.batches import split_step
+from cft_lab.training.batches import batch_at, split_step
 from cft_lab.training.encode import Encoded
 from cft_lab.training.loop import learning_rate, resume_step, train
 from cft_lab.training.meters import StepMetrics
@@ -30,9 +30,10 @@ def run(  # type: ignore[no-untyped-def]
     rows: list[Encoded] | None = None,
     stop_at: int | None = None,
     announce: bool = False,
+    architecture: str = "qwen2",
 ):
     """Trains a fresh tiny model; `stop_at` raises after that step, as a crash would. Returns (weights, metrics)."""
-    model = tiny_model()
+    model = tiny_model(architecture)
     metrics: list[StepMetrics] = []
 
     def report(row: StepMetrics) -> None:
@@ -66,6 +67,27 @@ def test_eight_by_one_equals_four_by_two_equals_two_by_four(tmp_path: Path) -> N
     assert curves[8][-1] < 0.95 * curves[8][0]
     for size in (4, 2, 1):
         assert curves[size] == pytest.approx(curves[8], rel=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama"])
+def test_thirty_steps_equal_those_of_padded_batches(tmp_path: Path, architecture: str) -> None:
+    """A plain loop: padded rows, a mask, transformers' own attention and loss, and all of a step's rows in one batch."""
+    import torch
+
+    rows, config = sequences(48), replace(CONFIG, lr=4e-3, epochs=5, micro_batch_tokens=64)
+    model = tiny_model(architecture).train()
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(config.beta1, config.beta2), weight_decay=0.0)
+    plain = []
+    for step in range(30):
+        batch = [rows[i] for i in batch_at(step, len(rows), config, 3)]
+        loss = padded_loss(model, batch) / sum(row.num_targets for row in batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, 30, config)
+        optimizer.step()
+        optimizer.zero_grad()
+        plain.append(float(loss.detach()))
+    assert [row.loss for row in run(tmp_path, config, rows, architecture=architecture)[1]] == pytest.approx(plain, rel=1e-5)
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 5])

@@ -1,6 +1,7 @@
 """Real architectures at toy size, and made-up sequences of unequal length, for the tests of training."""
 
 import random
+from collections.abc import Sequence
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
@@ -53,3 +54,16 @@ def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The largest difference over the largest value."""
     return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def padded_loss(model: PreTrainedModel, rows: Sequence[Encoded]) -> torch.Tensor:
+    """What transformers itself makes of the rows: padded, with a mask, its own attention and loss, summed."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        mask[i, : len(row.ids)] = 1
+        labels[i, row.start : len(row.ids)] = torch.tensor(row.ids[row.start :])
+    targets = sum(row.num_targets for row in rows)
+    return model(input_ids=ids, attention_mask=mask, labels=labels).loss * targets
