@@ -31,6 +31,8 @@ lab: $(INSTALLED)
 lab-arms: $(INSTALLED)
 	$(BIN)/python run.py -m method=base,sft,sft-verified,sft-teacher,cft seed=0,1,2
 
+# waiting threads sleep: tests run several processes at once, which otherwise wait in busy loops for each other
+test: export OMP_WAIT_POLICY := PASSIVE
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
