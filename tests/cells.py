@@ -1,5 +1,7 @@
 """The cell that many tests run, and where real rows lie on some machines."""
 
+import functools
+import signal
 from pathlib import Path
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -18,3 +20,6 @@ DEBUG = (
     "responses.max_new_tokens=12",
     "progress=false",
 )
+
+#: for Popen: a shell starts background jobs deaf to Ctrl-C, and so would the tests of a suite that runs in the background
+AS_TYPED = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)

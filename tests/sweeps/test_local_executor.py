@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cells import DEBUG
+from cells import AS_TYPED, DEBUG
 from sweep_tools import planned
 
 from cft_lab import pipeline
@@ -147,7 +147,9 @@ def test_a_killed_worker_costs_one_stage_and_is_replaced(
 def test_an_interrupted_sweep_leaves_no_process_and_says_how_to_go_on(number: int, shared_store: Path, tmp_path: Path) -> None:
     overrides = ["-m", "method=sft", "seed=0,1", *SMALL, "model.lab.pretrain.tokens=40000000", "progress=true", "cluster.workers=2"]
     line = [sys.executable, str(PROJECT_ROOT / "run.py"), *overrides, f"output_root={tmp_path}"]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    process = subprocess.Popen(
+        line, stderr=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, preexec_fn=AS_TYPED
+    )
     assert process.stderr is not None
     for said in process.stderr:
         if "start base_model" in said:

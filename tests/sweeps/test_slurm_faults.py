@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cells import DEBUG
+from cells import AS_TYPED, DEBUG
 from conftest import ON_SLURM, FreezeSweep
 from slurm_cluster import SlurmCluster
 from slurm_runs import finish, states
@@ -138,6 +138,7 @@ def test_a_submitter_that_ends_leaves_a_sweep_that_goes_on(
         env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
         stdout=inside,
         stderr=inside,
+        preexec_fn=AS_TYPED,
     )
     os.close(inside)
     shown = ""

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cells import AS_TYPED
 from conftest import FreezeSweep
 from filelock import FileLock
 
@@ -133,7 +134,11 @@ def test_cancel_ends_the_process_that_runs_the_sweep(folder: RunFolder, capsys: 
         "with present(Path(sys.argv[1]), 'runs'):\n    print('there', flush=True)\n    time.sleep(60)"
     )
     running = subprocess.Popen(
-        [sys.executable, "-c", holder, str(folder.path)], cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", holder, str(folder.path)],
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=AS_TYPED,
     )
     assert running.stdout is not None
     running.stdout.readline()
