@@ -3,8 +3,8 @@
     python benchmarks/training_levers.py [--steps N] [--models lab-qwen2 22M] [--levers NAME ...]
 
 Every line differs from the base (padding-free micro-batches of 1,536 tokens, loss at targets only, fused AdamW, float32) in one
-thing, and takes turns with the base step by step. The lab's model trains on its own web text as in pretraining, the other on rows with a CFT length mix. The
-line "padded" is the loop as it was before padding-free batches, with 32 rows a pass.
+thing, and takes turns with the base step by step. The lab's model trains on its own web text as in pretraining, the other on
+rows with a CFT length mix. The line "padded" is the loop as it was before padding-free batches, with 32 rows a pass.
 """
 
 from __future__ import annotations
