@@ -95,23 +95,21 @@ def run_child(run: Run) -> None:
         model = AutoModelForCausalLM.from_config(shape.config(), dtype=weights)
     speeds: list[float] = []
     peaks: list[float] = []
-    started = 0.0
+    memory = started = 0.0
 
     def report(step: Any) -> None:
-        nonlocal started
+        nonlocal memory, started
         synchronize(device)
         speeds.append(step.tokens / (clock() - started))
         memory = peak_mb(device, before_mb)
-        if step.step < WARMUP + run.steps:
-            peaks.append(matmul_peak(device, arithmetic, 0.6))
-            started = clock()
-            return
-        flop = flops_of_model(model).of([len(row.ids) for row in sequences], sum(row.num_targets for row in sequences))
-        per_token = flop / sum(len(row.ids) for row in sequences)
-        tell(speeds=speeds[WARMUP:], peak=max(peaks), flop_per_token=per_token, peak_mb=memory)
+        peaks.append(matmul_peak(device, arithmetic, 0.6))
+        started = clock()
 
     with tempfile.TemporaryDirectory() as folder:
         train(model, sequences, config, seed=0, folder=Path(folder), save=lambda step: None, report=report, progress=False)
+    flop = flops_of_model(model).of([len(row.ids) for row in sequences], sum(row.num_targets for row in sequences))
+    per_token = flop / sum(len(row.ids) for row in sequences)
+    tell(speeds=speeds[WARMUP:], peak=max(peaks), flop_per_token=per_token, peak_mb=memory)
 
 
 def result_row(run: Run, told: dict[str, Any]) -> list[str]:
@@ -138,17 +136,14 @@ def main() -> None:
     if options.child is not None:
         run_child(runs[options.child])
         return
-    header = ["model", "rows", "tokens/s", "peak GFLOP/s", "of peak", "memory, MB"]
-    lines = []
+    print(surroundings())
+    print(f"{runs[0].steps} optimizer steps of each: the median step (the best step)\n")
+    print(table(["model", "rows", "tokens/s", "peak GFLOP/s", "of peak", "memory, MB"], []))
     for place, run in enumerate(runs):
         with tempfile.TemporaryDirectory() as folder:
             child = Child([sys.executable, __file__, "--child", str(place)], Path(folder) / "log")
-            lines.append(result_row(run, child.ready()))
+            print(table(result_row(run, child.ready()), []).splitlines()[0], flush=True)
             child.close()
-            print(f"{place + 1} of {len(runs)} done", file=sys.stderr)
-    print(surroundings())
-    print(f"{runs[0].steps} optimizer steps of each: the median step (the best step)\n")
-    print(table(header, lines))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from cft_lab.training.batches import batch_at, pack, split_step
 from cft_lab.training.encode import Encoded
 
 IGNORED = -100  # the label that carries no loss
+PADDED_ROWS = 32  # rows of a padded micro-batch: what 4,096 tokens came to
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,9 @@ def reference_train(
 def _losses(model: Any, batch: Sequence[Encoded], config: OptimizationConfig, kind: Reference, device: torch.device) -> Any:
     """The summed loss of each micro-batch."""
     if kind.padded:
-        size = max(1, config.micro_batch_tokens // 128)
         ordered = sorted(batch, key=lambda row: len(row.ids))
-        for start in range(0, len(ordered), size):
-            input_ids, labels = (tensor.to(device) for tensor in _collate(ordered[start : start + size]))
+        for start in range(0, len(ordered), PADDED_ROWS):
+            input_ids, labels = (tensor.to(device) for tensor in _collate(ordered[start : start + PADDED_ROWS]))
             hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
             yield _cross_entropy(model, hidden, labels[:, 1:], kind.all_logits)
         return

@@ -72,7 +72,7 @@ class Shape:
 
 
 # The two small ones keep what Qwen2.5-1.5B has: an MLP of 5 to 6 times the width, grouped key/value heads, tied embeddings with
-# 15 % of the parameters. That share, not the vocabulary's size, sets the share of the time that the output projection takes.
+# about 15 % of the parameters. That share, not the vocabulary's size, sets the share of the time that the output projection takes.
 SHAPES = {
     "22M": Shape(512, 2688, 4, 8, 2, 6144, shrink=4),
     "4.5M": Shape(256, 1408, 3, 4, 2, 2816, shrink=8),

@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "1 row a pass": {**PLAIN, "rows_per_pass": 1},
     "1 row a pass, eager attention": {**PLAIN, "rows_per_pass": 1, "attention": "eager"},
     "1 row a pass, torch.compile": {**PLAIN, "rows_per_pass": 1, "torch_compile": True},
+    "sorted, 2 rows a pass, torch.compile": {**PLAIN, "rows_per_pass": 2, "sort": True, "torch_compile": True},
     "1 row a pass, loader process": {**PLAIN, "rows_per_pass": 1, "dataloader_num_workers": 1},
     "batch_rebalance, 4 rows a pass": {**PLAIN, "rows_per_pass": 4, "train_sampling_strategy": "batch_rebalance"},
     "group_by_length, 4 rows a pass": {**PLAIN, "rows_per_pass": 4, "train_sampling_strategy": "group_by_length"},
