@@ -17,7 +17,7 @@ help:
 	@echo "make test-vllm tests with vLLM on the CPU, in an environment of its own (3.5 GB, minutes)"
 	@echo "make lint      ruff and mypy, as CI runs them"
 	@echo "make format    lets ruff rewrite the code"
-	@echo "make clean     removes .venv, .venv-vllm and caches; results in outputs/ stay"
+	@echo "make clean     removes .venv, .venv-vllm, .venv-trl and caches; results in outputs/ stay"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cft_lab needs Python 3.11 or newer; set PYTHON=python3.11 (or newer)")'
@@ -58,4 +58,4 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VLLM) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(VLLM) .venv-trl .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -17,11 +17,12 @@ from typing import NoReturn
 
 from cft_lab.config import Config, DataError
 from cft_lab.json_files import write_json
+from cft_lab.store import EXIT_REQUEUE
 from cft_lab.sweeps import run_folder, stage_job
-from cft_lab.sweeps.plan import PlannedStage, is_made
+from cft_lab.sweeps.plan import PlannedStage, is_made, to_make
 from cft_lab.sweeps.run_folder import RunFolder
+from cft_lab.training.signals import Requeue
 
-EXIT_REQUEUE = 75  # sysexits.h: a temporary failure, try again
 VISIBLE_AFTER_S = 60  # how long a finished stage may stay unseen on a shared file system before it counts as gone
 # in the run folder: one file for each task that started, with what it was granted; what jobs print
 JOBS, LOGS = "jobs", "slurm"
@@ -47,15 +48,19 @@ def run(path: Path, keys: Sequence[str], gathers: bool) -> None:
     deadline = time.monotonic() + VISIBLE_AFTER_S
     made = True
     for key in keys:
-        if is_made(stages[key], folder.store_root):
-            continue
+        if key not in {stage.key for stage in to_make(folder.plan, folder.store_root)}:
+            continue  # it is there, or nothing needs it any more: what stood on it is finished, and its files were given up
         lost = [stages[above] for above in stages[key].upstream if not _appears(stages[above], folder.store_root, deadline)]
         if lost:
             made = gathers and made
             if not gathers and not set(stages[key].upstream) & set(keys):
                 stage_job.note_failure(folder, key, DataError(_told(lost)))
         else:
-            made = stage_job.make(folder, key) and made
+            try:
+                made = stage_job.make(folder, key) and made
+            except Requeue as ended:  # a training that was warned has saved
+                stage_job.say(f"{ended}")
+                sys.exit(EXIT_REQUEUE)
     sys.exit(0 if made else 1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.config import ClusterConfig, ResourcesConfig
-from cft_lab.sweeps.compute_job import EXIT_REQUEUE
+from cft_lab.store import EXIT_REQUEUE
 from cft_lab.sweeps.job_graph import Job
 
 _KILLED_BY_WARNING = 140  # 128 + SIGUSR2: warned before anything listened

@@ -20,10 +20,11 @@ from cft_lab import pipeline, preflight, stages
 from cft_lab.config import Config, ConfigError, DataError
 from cft_lab.engines.api.errors import ApiError
 from cft_lab.json_files import write_json
-from cft_lab.store import Stage, Store
+from cft_lab.store import EXIT_REQUEUE, Stage, Store
 from cft_lab.sweeps import run_folder
 from cft_lab.sweeps.plan import COMPUTING, kind_of
 from cft_lab.sweeps.run_folder import RunFolder
+from cft_lab.training.signals import Requeue
 
 _LAST_LINES = 30  # of a traceback, kept in a failure
 MADE = "made"  # the answer to a key
@@ -145,6 +146,9 @@ def say(line: str) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except Requeue as ended:  # a training that was asked to end has saved
+        say(f"{ended}")
+        sys.exit(EXIT_REQUEUE)
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)
