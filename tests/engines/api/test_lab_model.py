@@ -92,15 +92,14 @@ def test_what_this_server_ignores_is_noticed(served_url: str, debug_model: Path)
 def test_a_cell_on_own_data_taught_by_the_served_model_runs_whole(
     served_url: str, debug_model: Path, cell: Callable[..., Config], tmp_path: Path
 ) -> None:
-    items = LAB_SETS["lab-validation"].problems("lab-validation")[:24]
-    rows = [{"question": item.question, "solution": f"The answer is \\boxed{{{item.answer}}}.", "answer": item.answer} for item in items]
+    rows = [{"question": f"What is {i} plus 1?", "solution": f"\\boxed{{{i + 1}}}", "answer": str(i + 1)} for i in range(6)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     teacher = ("teacher=openai-compatible", f"teacher.base_url={served_url}", f"teacher.model={debug_model}")
-    # long enough for this model to end some by itself: what is cut off is not imitated
-    short = ("teacher.max_new_tokens=250", "data.pool=24", "data.examples=null", "benchmarks.names=[lab-basic]")
+    # long enough for this model to end by itself: what is cut off is not imitated
+    short = ("teacher.max_new_tokens=250", "data.pool=6", "data.examples=null", "benchmarks.names=[lab-basic]")
     config = cell("data=local", f"data.path={tmp_path / 'mine.jsonl'}", *teacher, *short)
     pipeline.check(config)
     result = pipeline.run(config, lambda line: None)
     assert result.examples is not None
-    assert 0 < result.examples <= 24
+    assert 0 < result.examples <= 6
     assert [(score.n, score.errors) for score in result.scores] == [(4, 0)]
