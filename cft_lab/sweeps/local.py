@@ -148,7 +148,8 @@ class Worker:
         self.number = number
         self.interrupted = False
         self._folder = folder
-        self._environment = os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+        # workers share the cores: a thread that waits in a busy loop would keep another worker's from running
+        self._environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
         self._process: subprocess.Popen[str] | None = None
         self._starting = threading.Lock()  # no process is started once it was interrupted
 
