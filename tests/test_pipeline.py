@@ -178,7 +178,8 @@ def test_kill_9_at_three_random_moments_changes_nothing(tmp_path: Path) -> None:
             for line in child.stderr:
                 if line.split()[:2] in (["make", stage], ["resume", stage]):
                     break
-            while stage == "base_model" and not list(killed.glob("base_model/*.partial/resume.safetensors")):
+            while stage == "base_model" and not list(killed.glob("base_model/*.partial/resume/step-*")):
+                assert child.poll() is None, "it ended without a resume state"
                 time.sleep(0.01)  # in the middle of pretraining, not while libraries are imported
             time.sleep(rng.uniform(0.0, 1.0))
             kills += child.poll() is None
