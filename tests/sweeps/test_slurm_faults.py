@@ -39,7 +39,7 @@ def started(cluster: SlurmCluster, folder: RunFolder, restarts: int = 0) -> str:
         files = list((folder.path / JOBS).glob("*.json"))
         return read_json(files[0])["granted"] if files else {"SLURM_RESTART_COUNT": "-1"}
 
-    cluster.until(lambda: int(about().get("SLURM_RESTART_COUNT", 0)) == restarts, f"start {restarts}", 90)
+    cluster.until(lambda: int(about().get("SLURM_RESTART_COUNT", 0)) >= restarts, f"start {restarts}", 90)
     return next(iter(submitted_jobs(folder).values())).job
 
 
