@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from cft_lab.__main__ import main
 from cft_lab.config import PROJECT_ROOT, ConfigError
-from cft_lab.json_files import write_json
+from cft_lab.json_files import read_json, write_json
 from cft_lab.sweeps import presence, repair, slurm_queue, stage_job
 from cft_lab.sweeps.plan import PlannedStage
 from cft_lab.sweeps.progress import Progress, progress_of
@@ -150,6 +150,27 @@ def test_cancel_ends_the_process_that_runs_the_sweep(folder: RunFolder, capsys: 
     assert status_of(folder).exit_code == EXIT_BROKEN
     assert main(["cancel", *store(folder)]) == EXIT_DONE
     assert "nothing of it is under way" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "code", "said"), [("elsewhere", 2, "on elsewhere runs"), (None, 1, "did not end within 0 s")])
+def test_a_process_that_cannot_be_ended_from_here_is_said_and_no_job_is_cancelled(
+    folder: RunFolder,
+    host: str | None,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    note(folder, [Submitted("7", "data", (stage(folder, "problems").key,), "7.log")])
+    monkeypatch.setenv("PATH", str(tmp_path))  # without SLURM's commands: none is called
+    monkeypatch.setattr(repair, "_END_S", 0.3)
+    monkeypatch.setattr(repair.signal, "SIGINT", 0)  # deaf to it
+    with presence.present(folder.path, "runs"):
+        about = read_json(folder.path / "owner.json")
+        write_json(folder.path / "owner.json", about | ({"host": host} if host else {}))
+        assert main(["cancel", *store(folder)]) == code
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["status", "retry", "cancel"])
