@@ -39,7 +39,10 @@ def test_what_passes_by_itself_is_about_no_field(said: str) -> None:
     [
         ("User's group not permitted to use this partition", "cluster.partition=gpu"),
         ("Job's QOS not permitted to use this partition (gpu allows short not long)", "cluster.qos=long or cluster.partition=gpu"),
-        ("Job's account not permitted to use this partition (gpu allows a not mine)", "cluster.account=mine or cluster.partition=gpu"),
+        (
+            "Job's account not permitted to use this partition (gpu allows a not mine)",
+            "cluster.account=mine or cluster.partition=gpu",
+        ),
         ("No partition specified or system default partition", "cluster.partition=gpu"),
         ("Invalid partition name specified", "cluster.partition=gpu"),
         ("Invalid account or account/partition combination specified", "cluster.account=mine"),
