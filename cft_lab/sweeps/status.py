@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.json_files import read_json
+from cft_lab.locks import is_held
 from cft_lab.sweeps import presence, slurm_queue
 from cft_lab.sweeps.plan import PlannedCell, PlannedStage, is_made, to_make
 from cft_lab.sweeps.progress import Progress, progress_of
@@ -167,7 +168,7 @@ def _how_it_ended(submitted: Submitted | None, state: JobState | None) -> str:
 
 def _is_being_made(stage: PlannedStage, root: Path) -> bool:
     """Whether a process holds the stage's lock; only a stage that has begun is asked."""
-    return (root / stage.name / f"{stage.key}.partial").exists() and presence.is_held(root / stage.name / f"{stage.key}.lock")
+    return (root / stage.name / f"{stage.key}.partial").exists() and is_held(root / stage.name / stage.key)
 
 
 def _if_there(path: Path) -> str | None:
