@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 STATES = "resume"  # the folder of a training's states
 INDEX = "index.json"  # of a state: step, processes, whether there are moments, size of each file in bytes; written last
 KEPT = 2
+#: what torch says, as a mere RuntimeError or ValueError, of files that it cannot write, or that do not hold what is wanted
+_WRITING = ("PytorchStreamWriter", "inline_container")
+_READING = ("PytorchStreamReader", "inline_container", "Missing key in checkpoint", "Size mismatch")
 
 
 def save_resume(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, step: int) -> None:
     """Writes the state after optimizer step `step` and lets go of all but the last two.
 
     Every process calls it. Raises TrainingError if it cannot be written, a full disk above all; earlier states stay as they are.
+    With several processes, what is no error of writing (one of them died) is raised as it is.
     """
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -53,6 +57,8 @@ def save_resume(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opt
             sizes = {file.name: file.stat().st_size for file in sorted(made.iterdir())}
             _write_synced(made / INDEX, {"step": step, "world": ranks.world, "moments": bool(optimizer.state), "sizes": sizes})
     except (CheckpointException, OSError, RuntimeError) as error:
+        if not _is_ours(error, ranks, _WRITING):
+            raise  # another process died, which its launcher mends by starting all again: this one's disk has no part in it
         if ranks.first:
             shutil.rmtree(made, ignore_errors=True)
         raise TrainingError(_cannot_save(folder, step, tensors, error)) from error
@@ -98,6 +104,8 @@ def load_resume(
         with one_process_is_meant():
             load(tensors, storage_reader=FileSystemReader(state), no_dist=ranks.world == 1)
     except CheckpointException as error:
+        if not _is_ours(error, ranks, _READING):
+            raise
         raise TrainingError(
             f"the resume state {state}, saved by {index['world']} processes, could not be loaded by {ranks.world}. Go on with as "
             f"many as saved it, or delete {folder / STATES} to train from the beginning. {error}"
@@ -216,12 +224,30 @@ def _cannot_save(folder: Path, step: int, tensors: dict[str, Any], error: BaseEx
     else:
         stays, needed = "there is no earlier one", _num_bytes(tensors)
     free = shutil.disk_usage(folder).free
-    causes = [error, *(failure for failure, _ in getattr(error, "failures", {}).values())]
+    causes = _causes(error)
     full = free < needed or any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes)
     why = "the disk is full" if full else f"{type(causes[-1]).__name__}: {causes[-1]}"
     return (
         f"the resume state of step {step} could not be written to {folder / STATES}: {why}. It needs {_size(needed)}, and "
         f"{_size(free)} are free; {stays}. Free some space and run the same command again"
+    )
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error and, of torch's report about several processes, what each of them met."""
+    return [error, *(failure for failure, _ in getattr(error, "failures", {}).values())]
+
+
+def _is_ours(error: BaseException, ranks: Ranks, sayings: tuple[str, ...]) -> bool:
+    """Whether an error is one of files, by its type or by one of `sayings`, and not that another process, or the way to it, is gone.
+
+    A process alone has no others.
+    """
+    return ranks.world == 1 or any(
+        any(saying in str(cause) for saying in sayings)
+        if not isinstance(cause, OSError)
+        else not isinstance(cause, (ConnectionError, TimeoutError))
+        for cause in _causes(error)
     )
 
 
