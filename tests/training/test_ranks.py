@@ -92,6 +92,18 @@ def test_an_empty_model_is_filled_from_its_folder(architecture: str, tied: bool,
     assert torch.equal(filled(ids).logits, expected(ids).logits)
 
 
+def test_an_empty_model_knows_every_token_that_its_folder_stops_at(tmp_path: Path) -> None:
+    """Instruct models name more tokens in generation_config.json than in config.json."""
+    import torch
+
+    model = tiny_model()
+    model.generation_config.eos_token_id = [7, 11]
+    model.save_pretrained(tmp_path)
+    assert empty_model(tmp_path, torch.float32).generation_config.eos_token_id == [7, 11]
+    (tmp_path / "generation_config.json").unlink()
+    assert empty_model(tmp_path, torch.float32).generation_config.eos_token_id == 0
+
+
 #: how far losses of two processes may lie from those of one: rounding in bf16 and in 8 bits depends on how things are cut
 TOLERANCE = {"plain": 1e-5, "selective": 1e-5, "full": 1e-5, "bf16": 1e-2, "bf16-full": 1e-2}
 LOW_BIT_TOLERANCE = {"8bit": 2e-3, "bf16-weights": 1e-2}
