@@ -9,7 +9,6 @@ processes than saved it.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import random
@@ -22,6 +21,7 @@ from cft_lab.json_files import read_json
 from cft_lab.training.faults import TrainingError
 from cft_lab.training.optimizers import as_compiled_as_pays
 from cft_lab.training.ranks import Ranks, one_process_is_meant
+from cft_lab.training.writing import cause_in_words, sync
 
 if TYPE_CHECKING:
     import torch
@@ -63,10 +63,10 @@ def save_resume(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opt
             shutil.rmtree(made, ignore_errors=True)
         raise TrainingError(_cannot_save(folder, step, tensors, error)) from error
     if ranks.first:
-        _sync(made)
+        sync(made)
         shutil.rmtree(final, ignore_errors=True)
         made.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
         for old in _states(folder)[:-KEPT]:
             shutil.rmtree(old)
 
@@ -223,13 +223,9 @@ def _cannot_save(folder: Path, step: int, tensors: dict[str, Any], error: BaseEx
         needed = sum(file.stat().st_size for file in states[-1].iterdir())
     else:
         stays, needed = "there is no earlier one", _num_bytes(tensors)
-    free = shutil.disk_usage(folder).free
-    causes = _causes(error)
-    full = free < needed or any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes)
-    why = "the disk is full" if full else f"{type(causes[-1]).__name__}: {causes[-1]}"
     return (
-        f"the resume state of step {step} could not be written to {folder / STATES}: {why}. It needs {_size(needed)}, and "
-        f"{_size(free)} are free; {stays}. Free some space and run the same command again"
+        f"the resume state of step {step} could not be written to {folder / STATES}: "
+        f"{cause_in_words(_causes(error), needed, folder)}; {stays}. Free some space and run the same command again"
     )
 
 
@@ -239,7 +235,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _is_ours(error: BaseException, ranks: Ranks, sayings: tuple[str, ...]) -> bool:
-    """Whether an error is one of files, by its type or by one of `sayings`, and not that another process, or the way to it, is gone.
+    """Whether an error is one of files, by its type or by one of `sayings`, and not that another process is gone.
 
     A process alone has no others.
     """
@@ -257,10 +253,6 @@ def _num_bytes(tensors: dict[str, Any]) -> int:
     from torch.utils._pytree import tree_leaves
 
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(tensors) if isinstance(leaf, torch.Tensor))
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.2f} MB"
 
 
 def _random_state() -> dict[str, Any]:
@@ -308,11 +300,3 @@ def _write_synced(path: Path, value: Any) -> None:
         file.write(json.dumps(value))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
