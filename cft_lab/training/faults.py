@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cft_lab.config import OptimizationConfig
 from cft_lab.json_files import write_json
 from cft_lab.training.encode import Encoded
+from cft_lab.training.ranks import conflict_in_ranks
 
 if TYPE_CHECKING:
     from cft_lab.training.batches import Packed
@@ -49,8 +50,10 @@ def write_nonfinite(
         )
 
 
-def explain_out_of_memory(config: OptimizationConfig, micro_batches: Sequence[Packed], said: str, estimate: str = "") -> str:
-    """What was computed when a GPU's memory ran out, `estimate` of what it should have taken, and what can still be changed."""
+def explain_out_of_memory(
+    config: OptimizationConfig, micro_batches: Sequence[Packed], said: str, estimate: str = "", ranks: int = 1
+) -> str:
+    """What was computed when memory ran out, `estimate` of what it should have taken, and what can still be changed."""
     largest = max(micro_batches, key=lambda packed: len(packed.input_ids))
     levers = []
     if config.micro_batch_tokens > max(largest.lengths):
@@ -62,8 +65,10 @@ def explain_out_of_memory(config: OptimizationConfig, micro_batches: Sequence[Pa
     if config.activation_checkpointing == "selective":
         levers.append("activation_checkpointing=full")
     if config.optimizer == "adamw":
-        levers.append("weights=bf16 precision=bf16 optimizer=adamw-8bit, with 6 instead of 16 bytes per parameter")
-    levers.append("more GPUs, which share weights, gradients and moments")
+        low_bit = "adamw-8bit, with 6" if ranks == 1 else "adamw-bf16, with 8"
+        levers.append(f"weights=bf16 precision=bf16 optimizer={low_bit} instead of 16 bytes per parameter")
+    several = " (with optimizer=adamw-bf16)" if ranks == 1 and conflict_in_ranks(config, 2) else ""
+    levers.append(f"more GPUs{several}, which share weights, gradients and moments")
     return "\n".join(
         [
             f"out of memory in an optimizer step whose largest micro-batch has {len(largest.input_ids):,} tokens in "

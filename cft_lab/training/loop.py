@@ -174,7 +174,8 @@ def _optimizer_step(run: Training, step: int) -> StepMetrics:
         if finite:
             update(run.optimizer, lr)
     except torch.OutOfMemoryError as error:
-        raise TrainingError(explain_out_of_memory(run.config, micro_batches, str(error), _estimated(run, micro_batches))) from error
+        told = explain_out_of_memory(run.config, micro_batches, str(error), _estimated(run, micro_batches), run.ranks.world)
+        raise TrainingError(told) from error
     run.optimizer.zero_grad(set_to_none=True)
     if not finite and run.ranks.first:
         write_nonfinite(run.folder, step + 1, loss, norm, indices, batch, run.config.max_nonfinite_steps)

@@ -144,5 +144,8 @@ def test_levers_that_are_spent_are_not_offered() -> None:
         micro_batch_tokens=40, loss_chunk_tokens=256, activation_checkpointing="full", optimizer="adamw-8bit", weights="bf16"
     )
     said = explain_out_of_memory(config, [pack([Encoded(tuple(range(40)), 10)])], "", estimate="estimated 70 GB of 80 GB")
-    assert said.endswith("what can still be changed: more GPUs, which share weights, gradients and moments")
+    assert said.endswith("can still be changed: more GPUs (with optimizer=adamw-bf16), which share weights, gradients and moments")
     assert "estimated 70 GB of 80 GB" in said
+    several = explain_out_of_memory(OptimizationConfig(), [pack([Encoded(tuple(range(40)), 10)])], "", ranks=2)
+    assert "optimizer=adamw-bf16, with 8 instead of 16 bytes" in several
+    assert "adamw-8bit" not in several
