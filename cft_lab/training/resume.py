@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cft_lab.json_files import read_json
-from cft_lab.training.faults import TrainingError
+from cft_lab.training.faults import TrainingError, causes_of, out_of_memory
 from cft_lab.training.optimizers import as_compiled_as_pays
 from cft_lab.training.ranks import Ranks, one_process_is_meant
 from cft_lab.training.writing import cause_in_words, sync
@@ -58,7 +58,7 @@ def save_resume(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opt
             _write_synced(made / INDEX, {"step": step, "world": ranks.world, "moments": bool(optimizer.state), "sizes": sizes})
     except (CheckpointException, OSError, RuntimeError) as error:
         if not _is_ours(error, ranks, _WRITING):
-            raise  # another process died, which its launcher mends by starting all again: this one's disk has no part in it
+            raise  # memory ran out; or another process died, which its launcher mends by starting all again
         if ranks.first:
             shutil.rmtree(made, ignore_errors=True)
         raise TrainingError(_cannot_save(folder, step, tensors, error)) from error
@@ -225,25 +225,22 @@ def _cannot_save(folder: Path, step: int, tensors: dict[str, Any], error: BaseEx
         stays, needed = "there is no earlier one", _num_bytes(tensors)
     return (
         f"the resume state of step {step} could not be written to {folder / STATES}: "
-        f"{cause_in_words(_causes(error), needed, folder)}; {stays}. Free some space and run the same command again"
+        f"{cause_in_words(causes_of(error), needed, folder)}; {stays}. Free some space and run the same command again"
     )
 
 
-def _causes(error: BaseException) -> list[BaseException]:
-    """An error and, of torch's report about several processes, what each of them met."""
-    return [error, *(failure for failure, _ in getattr(error, "failures", {}).values())]
-
-
 def _is_ours(error: BaseException, ranks: Ranks, sayings: tuple[str, ...]) -> bool:
-    """Whether an error is one of files, by its type or by one of `sayings`, and not that another process is gone.
+    """Whether an error is one of files, by its type or by one of `sayings`, and not that memory ran out or another process is gone.
 
     A process alone has no others.
     """
+    if out_of_memory(error):
+        return False
     return ranks.world == 1 or any(
         any(saying in str(cause) for saying in sayings)
         if not isinstance(cause, OSError)
         else not isinstance(cause, (ConnectionError, TimeoutError))
-        for cause in _causes(error)
+        for cause in causes_of(error)
     )
 
 

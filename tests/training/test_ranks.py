@@ -65,6 +65,14 @@ def test_two_processes_train_as_one_does(base: Path, golden: list[tuple[float, f
     assert_same(rows_of(tmp_path), golden)
 
 
+def test_processes_give_up_a_step_together_when_one_is_asked_to_end(base: Path, tmp_path: Path) -> None:
+    said = finished(torchrun("stop_ranks.py", base, tmp_path)).splitlines()
+    assert sorted(line for line in said if "Stopped" in line) == [
+        f"{rank} Stopped as asked: the training is saved at step 2 of 30. 2" for rank in (0, 1)
+    ]
+    assert resume_step(tmp_path) == 2
+
+
 @pytest.mark.slow
 def test_two_processes_that_were_killed_go_on_as_one(base: Path, golden: list[tuple[float, float]], tmp_path: Path) -> None:
     with child(torchrun("golden.py", base, tmp_path, 12)) as process:
