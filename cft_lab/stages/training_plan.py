@@ -22,10 +22,10 @@ from cft_lab.stages.common import EXAMPLES, MODEL, cell_label
 from cft_lab.store import Stage, Store
 from cft_lab.tracking import read_metrics
 from cft_lab.training.costs import GB, SHAPE_REMEDY, Disk, Steps, Time, count_steps, estimate_disk, estimate_time
-from cft_lab.training.devices import Device, find_device
+from cft_lab.training.devices import Device, find_device, misplacement
 from cft_lab.training.encode import encode_examples
 from cft_lab.training.estimate import Memory, Setting, estimate_memory
-from cft_lab.training.fitting import gib, misfit, plural, setting_of
+from cft_lab.training.fitting import gib, misfit, plural, setting_of, unrunnable
 from cft_lab.training.lengths import Lengths, assumed_lengths, measured_lengths
 from cft_lab.training.shapes import count_parameters, count_text, shape_of
 
@@ -69,7 +69,12 @@ def plan_training(config: Config, trained: Stage | None, store: Store) -> Traini
     disk = estimate_disk(config, shape, steps, setting.precision, store.root)
     time = estimate_time(config.train, shape, lengths, device, _measured_speed(trained, store, device))
     checks = list(_tokenizer_checks(config, tokenizer, examples)) if tokenizer else []
-    problems = [*misfit(f"model={config.model.name}", setting, memory, device), *(line for fine, line in checks if not fine)]
+    problems = [
+        *(misplacement(config) if device.here or config.cluster.kind == "slurm" else ()),
+        *unrunnable(config, device),
+        *misfit(f"model={config.model.name}", setting, memory, device),
+        *(line for fine, line in checks if not fine),
+    ]
     if disk.shortage and device.here:
         problems.append(disk.shortage)
     notes = [line for fine, line in checks if fine] or [f"not checked: the tokenizer of {_source(config)} is not here"]

@@ -135,6 +135,52 @@ def test_a_lever_saves_memory(better: str) -> None:
     assert estimate_memory(saving).total < 0.9 * estimate_memory(plain).total
 
 
+LOW_BIT = ("train.weights=bf16", "train.optimizer=adamw-8bit")
+
+
+def test_levers_that_do_not_work_in_several_processes_are_refused_and_never_offered() -> None:
+    config, setting, device = planned(LARGE, *LOW_BIT, "train.device_memory_gb=80", "train.processes=8")
+    said = fitting.refusal(config)
+    assert said is not None
+    assert "in 8 processes: weights=bf16 with optimizer=adamw-8bit works in one process only" in said
+    assert "optimizer=adamw-bf16" in said
+    assert device.memory is not None
+    offered = [*fitting.what_fits(setting, device.memory)]
+    _, setting, _ = planned(LARGE, *HUNGRY, "train.device_memory_gb=60", "train.processes=8")
+    offered += fitting.what_fits(setting, 60 * GIB)
+    _, setting, _ = planned(LARGE, *LOW_BIT, "train.device_memory_gb=40", "train.processes=1")
+    several = [fit for fit in fitting.what_fits(setting, 40 * GIB) if "train.processes" in fit.overrides]
+    assert several
+    for fit in [*offered, *several]:
+        assert not ("adamw-8bit" in fit.overrides and "weights=bf16" in fit.overrides), fit.overrides
+    assert any("train.optimizer=adamw-bf16 train.weights=bf16" in fit.overrides for fit in offered)
+    assert all("train.optimizer=adamw-bf16" in fit.overrides for fit in several)
+
+
+def test_processes_without_a_place_are_refused_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NODELIST", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    said = fitting.refusal(compose("method=cft", "train.nodes=2"))
+    assert said is not None
+    assert "train.nodes=2 needs a SLURM job of so many nodes, and this is none: set cluster=slurm" in said
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu[07-08]")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    assert fitting.refusal(compose("method=cft", "train.nodes=2")) is None
+    assert "and this has 2" in str(fitting.refusal(compose("method=cft", "train.nodes=3")))
+    monkeypatch.delenv("SLURM_JOB_NODELIST")
+    assert "cluster.train.gpus=8" in str(fitting.refusal(compose("method=cft", SEVEN, "cluster=slurm", "train.processes=16")))
+    assert fitting.refusal(compose("method=cft", SEVEN, "cluster=slurm", "train.nodes=4")) is None
+    assert "in 8 processes" in str(fitting.refusal(compose("method=cft", SEVEN, "cluster=slurm", "train=paper-one-gpu")))
+    nvidia_smi = tmp_path / "nvidia-smi"  # what the driver's prints, which is not on this machine
+    nvidia_smi.write_text("#!/bin/sh\nprintf 'NVIDIA H200, 143771\\nNVIDIA H200, 143771\\n'\n")
+    nvidia_smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("cft_lab.runtime.GPU_DEVICE_FILES", (str(nvidia_smi),))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr("sys.platform", "linux")
+    assert "train.processes=4, but 2 GPUs are visible here" in str(fitting.refusal(compose("method=cft", "train.processes=4")))
+
+
 def test_nothing_is_refused_where_no_memory_is_known() -> None:
     config, _setting, device = planned(SEVEN)
     if device.here:
