@@ -1,4 +1,4 @@
-"""Lab table 8 on SLURM, as a person would type it: ten cells of one trained model."""
+"""Lab tables on SLURM, as a person would type them: table 8, ten cells of one trained model, and table 2, reduced."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from cells import DEBUG
 from conftest import ON_SLURM
 from slurm_cluster import SlurmCluster
@@ -54,3 +56,51 @@ def test_lab_table_8_is_one_training_and_an_array(cluster: SlurmCluster, tmp_pat
     assert again.returncode == 0
     assert again.stdout == done.stdout
     assert "submitted" not in again.stderr
+
+
+@pytest.fixture
+def reduced_table_2() -> Iterator[str]:
+    """The name of a sweep file with six cells of lab table 2: two base models, three methods."""
+    table = yaml.safe_load((PROJECT_ROOT / "sweeps" / "lab" / "table2.yaml").read_text())
+    kept = {"model": ["lab-llama", "lab-qwen2"], "method": ["base", "sft", "cft"]}
+    labels = [line for line in table["labels"] if all(value in kept[name] for name, value in line["where"].items())]
+    name = f"test-table2-{os.getpid()}"
+    file = PROJECT_ROOT / "sweeps" / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(table | {"grids": [kept], "labels": labels}))
+    yield name
+    file.unlink()
+
+
+def test_lab_table_2_reduced_shares_what_its_cells_have_in_common(
+    cluster: SlurmCluster, tmp_path: Path, reduced_table_2: str
+) -> None:
+    sizes = "benchmarks.items=2", "benchmarks.names=[lab-basic]", "train.selection.mode=last", "train.epochs=1"
+    own = [override for override in DEBUG if not override.startswith("model=")]  # the table's models, hardly pretrained
+    command = [sys.executable, "run.py", "-m", f"sweeps={reduced_table_2}", *own, *ON_SLURM, *sizes]
+    done = subprocess.run(
+        [*command, f"output_root={tmp_path / 'store'}", "progress=true"],
+        cwd=PROJECT_ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = run_folder.find(tmp_path / "store", reduced_table_2)
+    names = {stage.key: stage.name for stage in folder.plan.stages}
+    made = made_in(folder)
+    assert set(made.values()) == {1}
+    counts = Counter(names[key] for key in made)
+    assert {name: counts[name] for name in ("base_model", "problems", "responses", "critiques", "candidates", "result")} == {
+        "base_model": 2,
+        "problems": 1,
+        "responses": 1,
+        "critiques": 1,
+        "candidates": 4,
+        "result": 6,
+    }
+    check_granted(folder, {"base_model": 2, "candidates": 2, "generations": 1})
+    assert "Lab twin of table 2" in done.stdout
+    for row in ("lab-llama, CFT", "lab-qwen2, SFT", "lab-qwen2, Base"):
+        assert row in done.stdout
