@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from slurm_runs import check_granted, made_in
 
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.sweeps import run_folder
+from cft_lab.sweeps.snapshot import freeze_code
 from cft_lab.sweeps.submitted import submitted_jobs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -59,27 +59,25 @@ def test_lab_table_8_is_one_training_and_an_array(cluster: SlurmCluster, tmp_pat
 
 
 @pytest.fixture
-def reduced_table_2() -> Iterator[str]:
-    """The name of a sweep file with six cells of lab table 2: two base models, three methods."""
-    table = yaml.safe_load((PROJECT_ROOT / "sweeps" / "lab" / "table2.yaml").read_text())
+def with_reduced_table_2(tmp_path: Path) -> Path:
+    """A copy of the code with a sweep file `reduced`: six cells of lab table 2, of two base models and three methods."""
+    code = freeze_code(tmp_path)
+    table = yaml.safe_load((code / "sweeps" / "lab" / "table2.yaml").read_text())
     kept = {"model": ["lab-llama", "lab-qwen2"], "method": ["base", "sft", "cft"]}
     labels = [line for line in table["labels"] if all(value in kept[name] for name, value in line["where"].items())]
-    name = f"test-table2-{os.getpid()}"
-    file = PROJECT_ROOT / "sweeps" / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(table | {"grids": [kept], "labels": labels}))
-    yield name
-    file.unlink()
+    (code / "sweeps" / "reduced.yaml").write_text(yaml.safe_dump(table | {"grids": [kept], "labels": labels}))
+    return code
 
 
 def test_lab_table_2_reduced_shares_what_its_cells_have_in_common(
-    cluster: SlurmCluster, tmp_path: Path, reduced_table_2: str
+    cluster: SlurmCluster, tmp_path: Path, with_reduced_table_2: Path
 ) -> None:
     sizes = "benchmarks.items=2", "benchmarks.names=[lab-basic]", "train.selection.mode=last", "train.epochs=1"
     own = [override for override in DEBUG if not override.startswith("model=")]  # the table's models, hardly pretrained
-    command = [sys.executable, "run.py", "-m", f"sweeps={reduced_table_2}", *own, *ON_SLURM, *sizes]
+    command = [sys.executable, "run.py", "-m", "sweeps=reduced", *own, *ON_SLURM, *sizes]
     done = subprocess.run(
         [*command, f"output_root={tmp_path / 'store'}", "progress=true"],
-        cwd=PROJECT_ROOT,
+        cwd=with_reduced_table_2,
         env=os.environ,
         capture_output=True,
         text=True,
@@ -87,7 +85,7 @@ def test_lab_table_2_reduced_shares_what_its_cells_have_in_common(
         timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    folder = run_folder.find(tmp_path / "store", reduced_table_2)
+    folder = run_folder.find(tmp_path / "store")
     names = {stage.key: stage.name for stage in folder.plan.stages}
     made = made_in(folder)
     assert set(made.values()) == {1}
