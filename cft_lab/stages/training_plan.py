@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SAMPLE = 2000  # examples whose tokens are counted
-_SHOWN = 400  # characters of a prompt or target that are shown
+_SHOWN, _SHOWN_BRIEFLY = 400, 160  # characters of a prompt or target that are shown in a plan, and before a training
 _SAID = ("tokens", "steps", "memory", "disk")  # of a plan, before a training starts
 _MOMENTS = {"loss": "at the loss", "backward": "in the backward pass", "end": "at the end of the backward pass"}
 
@@ -258,13 +258,13 @@ def _decoded_row(config: Config, tokenizer: PreTrainedTokenizerBase, examples: S
             return
 
 
-def _row_text(tokenizer: PreTrainedTokenizerBase, row: Encoded) -> str:
+def _row_text(tokenizer: PreTrainedTokenizerBase, row: Encoded, limit: int = _SHOWN) -> str:
     prompt, target = (str(tokenizer.decode(list(part))) for part in (row.ids[: row.start], row.ids[row.start :]))
-    return f"{_shortened(prompt)}⟦{_shortened(target)}⟧"
+    return f"{_shortened(prompt, limit)}⟦{_shortened(target, limit)}⟧"
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} [{len(text) - _SHOWN:,} characters more] {text[-_SHOWN // 2 :]}"
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit // 2]} [{len(text) - limit:,} characters more] {text[-limit // 2 :]}"
 
 
 def _measured_speed(trained: Stage | None, store: Store, device: Device) -> tuple[float, str] | None:
@@ -316,7 +316,7 @@ def _micro_batch(config: Config, tokenizer: PreTrainedTokenizerBase, examples: S
     counts = f"{plural(len(rows), 'sequence')}, {len(packed.input_ids):,} tokens, {len(packed.targets):,} of them"
     yield f"        a micro-batch of {counts} supervised and in ⟦⟧:"
     more = f" [{len(rows) - 2:,} sequences more]" if len(rows) > 2 else ""
-    told = "".join(_row_text(tokenizer, row) for row in rows[:2]) + more
+    told = "".join(_row_text(tokenizer, row, _SHOWN_BRIEFLY) for row in rows[:2]) + more
     yield "\n".join("          | " + line for line in told.splitlines())
 
 

@@ -152,7 +152,7 @@ def finetuned(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory
         for name in ("config.json", "generation_config.json"):
             told = json.loads((base / name).read_text())
             (base / name).write_text(json.dumps(told | {"eos_token_id": end}))
-    examples = [Example(prompt.problem_id, prompt.messages, "The answer is \\boxed{3}.") for prompt in PROMPTS[:8]] * 10
+    examples = [Example(prompt.id, prompt.messages, "The answer is \\boxed{3}.") for prompt in PROMPTS[:8]] * 10
     write_records(folder / "examples.jsonl", examples)
     settings = {"lr": 1e-2, "global_batch_size": 8, "micro_batch_tokens": 2048, "epochs": 4, "cpu_threads": THREADS}
     train = TrainConfig(**settings, save_every_steps=1000, resume_every_steps=1000)  # type: ignore[arg-type]
