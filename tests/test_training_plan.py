@@ -149,7 +149,7 @@ def test_a_training_whose_disk_is_too_small_is_refused_before_it_starts(cell: Co
         (disk / "filler").write_bytes(b"x" * (shutil.disk_usage(disk).free - 500_000))
         (lacking,) = trained.lacks()
         assert f"GB of disk and 0.0005 GB are free at {disk}: set train.keep_candidates=2" in lacking
-        with pytest.raises(DataError, match="GB of disk and 0.0005 GB are free"):
+        with pytest.raises(DataError, match=r"GB of disk and 0\.000\d+ GB are free"):
             store.ensure(trained)
         assert not list(disk.glob("candidates/*/step-*"))
         (disk / "filler").unlink()
