@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cells import small_disk
 from tiny import tiny_model
-from tiny_training import small_disk
 
 from cft_lab.config import DataError
 from cft_lab.lab.tokenizer import EOS, TURN_END

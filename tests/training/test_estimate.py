@@ -19,8 +19,6 @@ from cft_lab.training.lengths import _SOURCES, assumed_lengths, measured_lengths
 from cft_lab.training.meters import flops_of_shape
 from cft_lab.training.shapes import count_parameters
 
-#: levers that a plan for a 7B model needs on any GPU
-
 QWEN = {"architecture": "qwen2", "hidden_size": 512, "intermediate_size": 1408, "layers": 12, "heads": 8, "kv_heads": 4}
 LLAMA = {"architecture": "llama", "hidden_size": 768, "intermediate_size": 2048, "layers": 8, "heads": 12, "kv_heads": 12}
 WIDE = {"architecture": "qwen2", "hidden_size": 320, "intermediate_size": 640, "layers": 2, "heads": 5, "kv_heads": 5}
@@ -266,32 +264,12 @@ def test_keeping_few_candidates_bounds_the_disk() -> None:
     assert disk.held == 2
 
 
-def test_costs_for_a_planner_of_sweeps() -> None:
-    config, *_ = planned(SEVEN, "train.processes=8", "train.keep_candidates=2")
-    cost = costs.training_cost(config)
-    assert cost.gpu_hours is not None
-    assert 1 < cost.gpu_hours < 10
-    assert cost.disk_gb == pytest.approx(305, rel=0.05)
-    assert "an H100's, because no GPU is stated" in cost.basis
-    assert "assumed" in cost.basis
-    evaluated = costs.evaluation_cost(config, "math500")
-    assert evaluated.gpu_hours == pytest.approx(500 * 2048 * 7.6156e9 / 8e9 / 10_000 / 3600, rel=1e-3)
-    assert "at most: 500 items" in evaluated.basis
-
-
-def test_the_lab_costs_no_gpu_hours() -> None:
-    config = compose("method=cft")
-    if find_device(config).kind == "cuda":
-        pytest.skip("a GPU is here")
-    assert costs.training_cost(config).gpu_hours == 0.0
-    assert costs.evaluation_cost(config, "lab-basic").gpu_hours == 0.0
-
-
 def test_the_estimates_need_no_torch() -> None:
     script = (
-        "import sys\nfrom cft_lab.hydra_config import compose\nfrom cft_lab.training import costs, fitting\n"
+        "import sys\nfrom cft_lab.hydra_config import compose\nfrom cft_lab.sweeps.costs import training_cost\n"
+        "from cft_lab.training import fitting\n"
         f"config = compose('method=cft', {SEVEN!r}, 'train.device_memory_gb=24')\n"
-        "assert fitting.refusal(config) and costs.training_cost(config).gpu_hours\n"
+        "assert fitting.refusal(config) and training_cost(config).gpu_hours\n"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cells import small_disk
 from tiny import tiny_model
-from tiny_training import finished, small_disk, torchrun, trained_optimizer
+from tiny_training import finished, torchrun, trained_optimizer
 
 from cft_lab.training.faults import TrainingError
 from cft_lab.training.ranks import one_rank

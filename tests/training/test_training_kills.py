@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_training import losses, make_base, make_job, rank_pids, small_disk, start, wait_for
+from cells import small_disk
+from tiny_training import losses, make_base, make_job, rank_pids, start, wait_for
 
 from cft_lab.training.candidates import candidate_folder
 from cft_lab.training.job import TrainingJob

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from cft_lab.config import PROJECT_ROOT, OptimizationConfig, TrainConfig
 from cft_lab.json_files import write_records
 from cft_lab.records import Example, Message
@@ -122,18 +120,6 @@ def wait_for(what: Callable[[], Any], timeout_s: float = 90) -> Any:
         assert time.monotonic() < end, "it never came"
         time.sleep(0.02)
     return found
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str = "4m") -> Iterator[Path]:
-    """A disk of so many bytes, where this user may mount one; skips the test elsewhere."""
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def rank_pids(folder: Path) -> dict[int, int]:
