@@ -5,39 +5,22 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import slurm_cluster
 from cells import DEBUG
 from slurm_cluster import SlurmCluster
-from sweep_tools import planned
+from sweep_tools import ON_SLURM, FreezeSweep, PlanSweep, planned
 
 from cft_lab import pipeline
 from cft_lab.hydra_config import compose
 from cft_lab.store import Store
 from cft_lab.sweeps import run_folder
-from cft_lab.sweeps.plan import Plan
 from cft_lab.sweeps.run_folder import RunFolder
 
 REQUIRED = "CFT_LAB_REQUIRE_SLURM"
-KINDS = ("data", "teacher", "train", "evaluation", "record")
-#: small jobs, two at once, each with one thread: the throw-away nodes share this machine
-ON_SLURM = (
-    "cluster=slurm",
-    "+cluster.options.licenses=core:1",
-    *(f"cluster.{kind}.{field}" for kind in KINDS for field in ("cpus=1", "memory_gb=3", "minutes=30")),
-    "cluster.train.gpus=2",
-    "cluster.evaluation.gpus=1",
-    "train.cpu_threads=1",
-    "engine.cpu_threads=1",
-    "model.lab.pretrain.tokens=20_000",
-    "model.lab.pretrain.optimization.cpu_threads=1",
-)
-
-PlanSweep = Callable[..., Plan]
-FreezeSweep = Callable[..., RunFolder]
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,30 @@
 """What tests of sweeps share: command lines that are expanded, composed and planned in this process."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from cft_lab.config import Config
 from cft_lab.hydra_config import SWEEPS, Composer, initialized
 from cft_lab.sweeps.expand import AskedCell, compose_all, expand
 from cft_lab.sweeps.plan import Plan, make_plan
+from cft_lab.sweeps.run_folder import RunFolder
+
+KINDS = ("data", "teacher", "train", "evaluation", "record")
+#: small jobs, two at once, each with one thread: the throw-away nodes share this machine
+ON_SLURM = (
+    "cluster=slurm",
+    "+cluster.options.licenses=core:1",
+    *(f"cluster.{kind}.{field}" for kind in KINDS for field in ("cpus=1", "memory_gb=3", "minutes=30")),
+    "cluster.train.gpus=2",
+    "cluster.evaluation.gpus=1",
+    "train.cpu_threads=1",
+    "engine.cpu_threads=1",
+    "model.lab.pretrain.tokens=20_000",
+    "model.lab.pretrain.optimization.cpu_threads=1",
+)
+
+PlanSweep = Callable[..., Plan]
+FreezeSweep = Callable[..., RunFolder]
 
 FIVE = ("table2", "table5", "table6", "table7", "table8")
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import FreezeSweep
+from sweep_tools import FreezeSweep
 
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.json_files import read_json, write_json

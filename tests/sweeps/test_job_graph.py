@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from conftest import PlanSweep
+from sweep_tools import PlanSweep
 
 from cft_lab.sweeps.job_graph import Job, Task, jobs_of, throttles
 from cft_lab.sweeps.plan import Plan

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from cells import AS_TYPED, DEBUG
-from conftest import ON_SLURM, FreezeSweep
 from slurm_cluster import SlurmCluster
 from slurm_runs import check_granted, finish, made_in, states, until_running
+from sweep_tools import ON_SLURM, FreezeSweep
 
 from cft_lab.config import PROJECT_ROOT, ConfigError
 from cft_lab.json_files import read_json

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 from cells import DEBUG
-from conftest import ON_SLURM
 from slurm_cluster import SlurmCluster
 from slurm_runs import check_granted, made_in
+from sweep_tools import ON_SLURM
 
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.sweeps import run_folder

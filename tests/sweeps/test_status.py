@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from cells import AS_TYPED
-from conftest import FreezeSweep
 from filelock import FileLock
+from sweep_tools import FreezeSweep
 
 from cft_lab import pipeline
 from cft_lab.__main__ import main
