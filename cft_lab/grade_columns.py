@@ -101,4 +101,5 @@ def _codes(column: Any) -> np.ndarray:
         return np.array([], np.int8)
     places = np.array([OUTCOMES.index(Outcome(name)) for name in encoded.dictionary.to_pylist()] + [_NONE], np.int8)
     indices = encoded.indices.fill_null(len(places) - 1).to_numpy()
-    return places[indices]
+    codes: np.ndarray = places[indices]
+    return codes
