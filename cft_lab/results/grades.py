@@ -25,7 +25,6 @@ class ItemScores:
 
     items: tuple[str, ...]
     values: np.ndarray
-    paper: np.ndarray
     draws: int
     correct: int
     errors: int
@@ -45,7 +44,6 @@ def scores_of(columns: GradeColumns) -> ItemScores:
     import numpy as np
 
     correct, error = columns.outcome == CORRECT, columns.outcome == ERROR
-    known = (columns.paper >= 0) & (columns.paper != ERROR)
     if columns.sample.any():  # several draws of an item
         places: dict[str, int] = {}
         index = np.array([places.setdefault(item, len(places)) for item in columns.items], np.int64)
@@ -55,17 +53,7 @@ def scores_of(columns: GradeColumns) -> ItemScores:
         if len(set(items)) != len(items):
             raise ValueError("an item has two grades of the same draw")
 
-    def shares(hits: np.ndarray, measured: np.ndarray) -> np.ndarray:
-        draws = np.bincount(index, minlength=len(items))
-        totals = np.bincount(index, hits.astype(float), len(items)) / np.maximum(draws, 1)
-        whole = np.bincount(index, measured.astype(float), len(items)) == draws
-        return np.where(whole, totals, np.nan)
-
-    return ItemScores(
-        items,
-        shares(correct, ~error),
-        shares(columns.paper == CORRECT, known),
-        len(columns.items),
-        int(correct.sum()),
-        int(error.sum()),
-    )
+    draws = np.bincount(index, minlength=len(items))
+    values = np.bincount(index, correct.astype(float), len(items)) / np.maximum(draws, 1)
+    values[np.bincount(index, error.astype(float), len(items)) > 0] = np.nan
+    return ItemScores(items, values, len(columns.items), int(correct.sum()), int(error.sum()))
