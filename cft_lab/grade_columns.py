@@ -32,20 +32,22 @@ class GradeColumns:
     paper: np.ndarray
 
 
-def write_columns(folder: Path, grades: Sequence[Grade]) -> None:
+def write_columns(folder: Path, columns: GradeColumns) -> None:
     """Writes the columns of a scores stage."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def names(outcomes: Sequence[Outcome | None]) -> Any:
-        return pa.array([None if outcome is None else outcome.value for outcome in outcomes], pa.string()).dictionary_encode()
+    names = pa.array([outcome.value for outcome in OUTCOMES], pa.string())
+
+    def outcomes(codes: np.ndarray) -> Any:
+        return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8(), mask=codes == _NONE), names)
 
     table = pa.table(
         {
-            "item": pa.array([grade.problem_id for grade in grades], pa.string()),
-            "sample": pa.array([grade.sample for grade in grades], pa.int32()),
-            "outcome": names([grade.outcome for grade in grades]),
-            "paper": names([grade.paper for grade in grades]),
+            "item": pa.array(columns.items, pa.string()),
+            "sample": pa.array(columns.sample, pa.int32()),
+            "outcome": outcomes(columns.outcome),
+            "paper": outcomes(columns.paper),
         }
     )
     pq.write_table(table, folder / COLUMNS)

@@ -218,6 +218,8 @@ def _printed_row(study: Study, swept: SweepArms, place: Printed) -> Row:
 def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str]) -> Iterator[str]:
     if swept.scale == LAB:
         yield _LAB_NOTE
+    if any((arm.cell.published or {}).get("method") == "base" and study.published(swept, arm.cell) for arm in swept.arms):
+        yield f"* base rows: {BASE_NOTE}. They look like figures of the models' own reports, not like runs under one protocol."
     measured = [arm for arm in swept.arms if arm.runs]
     for arm in swept.arms:
         for (arm_id, benchmark), why in clashes.items():

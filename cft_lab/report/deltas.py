@@ -41,7 +41,7 @@ def published_difference(
         if len(known) < len(values):
             return None
         means.append(sum(known) / len(known))
-    return means[0] - max(means[1:])
+    return round(means[0] - max(means[1:]), 6)  # of printed values: no digits of floating point
 
 
 def _label(row: DeltaRow, first: Arm, rivals: Sequence[Arm]) -> str:

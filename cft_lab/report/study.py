@@ -100,7 +100,7 @@ class Study:
         """The printed rows of a table: benchmark (as printed) -> accuracy, a fraction."""
         rows: dict[Printed, dict[str, float]] = {}
         for value in published_values(table, self.version):
-            rows.setdefault(_printed_row(value), {})[value.benchmark] = value.value / 100
+            rows.setdefault(_printed_row(value), {})[value.benchmark] = round(value.value / 100, 6)
         return rows
 
     def published(self, swept: SweepArms, cell: AskedCell) -> Mapping[str, float]:
@@ -118,7 +118,7 @@ class Study:
         if benchmark != AVG or AVG in row:
             return row.get(benchmark)
         known = [row[name] for name in swept.benchmarks if name in row]
-        return sum(known) / len(known) if known and len(known) == len(swept.benchmarks) else None
+        return round(sum(known) / len(known), 6) if known and len(known) == len(swept.benchmarks) else None
 
 
 def _error_in(file: Path) -> str:
