@@ -2,8 +2,9 @@
 
     python benchmarks/report_scale.py [--cells 2000] [--items 5000] [--store DIR]
 
-The cells are those of the report's own tables, under as many seeds as it takes, with the keys that they would have; outcomes are drawn
-at random, with an accuracy for each arm and a shift for each seed. What is measured is `python -m cft_lab report all`, started anew.
+The cells are those of the report's own tables, under as many seeds as it takes, with the keys that they would have. Outcomes are drawn
+at random, with an accuracy for each arm and a shift for each seed. What is measured is `python -m cft_lab report all` in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -101,13 +102,11 @@ def write_scores(store: Path, benchmark: str, stage: Stage, accuracy: float, ite
     difficulty = np.random.default_rng(zlib.crc32(benchmark.encode())).normal(0, 0.2, items)  # shared: scores are paired
     correct = rng.random(items) < accuracy + difficulty
     outcome = np.where(correct, CORRECT, _WRONG).astype(np.int8)
-    write_columns(
-        folder, GradeColumns(tuple(f"{benchmark}/{i}" for i in range(items)), np.zeros(items, np.int32), outcome, outcome)
-    )
+    names = tuple(f"{benchmark}/{place}" for place in range(items))
+    write_columns(folder, GradeColumns(names, np.zeros(items, np.int32), outcome, outcome))
     hits = int(correct.sum())
-    return Score(
-        benchmark, "direct", Sampling(2048), items, hits, 0, 0, 0, hits / items, wilson(hits, items), paper_accuracy=hits / items
-    )
+    share, interval = hits / items, wilson(hits, items)
+    return Score(benchmark, "direct", Sampling(2048), items, hits, 0, 0, 0, share, interval, paper_accuracy=share)
 
 
 def finished(store: Path, stage: Stage) -> Path:
