@@ -2,9 +2,9 @@
 
     python benchmarks/report_scale.py [--cells 2000] [--items 5000] [--store DIR]
 
-The cells are those of the report's own tables, under as many seeds as it takes, with the keys that they would have. Outcomes are drawn
-at random, with an accuracy for each arm and a shift for each seed. What is measured is `python -m cft_lab report all` in a process of
-its own.
+The cells are those of the report's own tables, under as many seeds as it takes, with the keys that they would have. Outcomes are
+drawn at random, with an accuracy for each arm and a shift for each seed. What is measured is `python -m cft_lab report all` in a
+process of its own.
 """
 
 from __future__ import annotations

@@ -280,8 +280,8 @@ def _pooled_spread(blocks: Sequence[Sequence[np.ndarray]]) -> SeedSpread | None:
 def _rest(rows: np.ndarray) -> float:
     """Mean square of what seed and item leave unexplained (`statistics.variance_components`), for scores [seeds, items]."""
     rest = rows - rows.mean(axis=0) - rows.mean(axis=1)[:, None] + rows.mean()
-    seeds, items = rows.shape
-    return float((rest**2).sum()) / ((seeds - 1) * (items - 1))
+    degrees: int = (rows.shape[0] - 1) * (rows.shape[1] - 1)
+    return float((rest**2).sum()) / degrees
 
 
 def _shared_spread(blocks: Sequence[Sequence[np.ndarray]]) -> SeedSpread | None:
