@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,12 @@ deltas:
 
 
 def config_of(method: str, *overrides: str, seed: int = 0) -> Config:
-    return compose("model=lab-debug", "benchmarks=lab-table8", f"method={method}", f"seed={seed}", *overrides)
+    return dataclasses.replace(_composed("model=lab-debug", "benchmarks=lab-table8", f"method={method}", *overrides), seed=seed)
+
+
+@functools.lru_cache(maxsize=32)
+def _composed(*overrides: str) -> Config:
+    return compose(*overrides)
 
 
 def drawn(name: str, accuracy: float, items: int = 60) -> Outcomes:
