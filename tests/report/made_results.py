@@ -15,6 +15,7 @@ from cft_lab.grade_columns import columns_of, write_columns
 from cft_lab.hydra_config import compose
 from cft_lab.json_files import read_json, write_json, write_records
 from cft_lab.records import Grade, Outcome, Result, Score, to_row
+from cft_lab.report.claims import Claim, Place
 from cft_lab.report.study import Study
 from cft_lab.results import open_store
 from cft_lab.stages.evaluation import _score
@@ -38,6 +39,9 @@ deltas:
   - {label: CFT - best SFT, first: {method: cft}, rivals: {method: [sft, sft-verified]}}
   - {label: SFT - Base, first: {method: sft}, rivals: {method: base}}
 """
+
+
+FAMILY_OF_ONE = (Claim("one", "SFT is better", "lab", "mine", "greater", "AVG", (Place("SFT"),), ((Place("Base"),),), 0.01),)
 
 
 def config_of(method: str, *overrides: str, seed: int = 0) -> Config:
