@@ -181,7 +181,7 @@ def _to_make(table: ReportTable) -> Iterator[tuple[str, str]]:
     """What is missing and the command that makes it: one for the table if nothing is there, else one for each cell."""
     lacking = [next((e for e in row.entries.values() if e.command), None) for row in table.rows if row.arm]
     told = [entry for entry in lacking if entry is not None]
-    if told and len(told) == len(lacking) and all(entry.state == MISSING for entry in told):
+    if told and all(entry.state in (MISSING, PUBLISHED) for row in table.rows for entry in row.entries.values()):
         yield "nothing of this table was run", f"python run.py -m sweeps={table.name}"
         return
     for entry in told:
