@@ -26,8 +26,6 @@ def ran(shared_store: Path) -> Callable[[Callable[..., Config]], tuple[str, Resu
 def test_a_real_cell_in_every_frame(
     shared_store: Path, cell: Callable[..., Config], ran: Callable[..., tuple[str, Result]]
 ) -> None:
-    shared_store: Path, cell: Callable[..., Config], ran: Callable[..., tuple[str, Result]]
-) -> None:
     key, result = ran(cell)
     found = open_store(shared_store)
     row = found.cells().loc[key]
