@@ -4,7 +4,8 @@
 
 Needs root and SLURM's programs (tests/slurm_cluster.py). Three base models, five methods, one benchmark: 15 cells, 12 trainings,
 one thread each. Faults of eight kinds hit random jobs, one after the other; `python -m cft_lab retry` gets whatever is broken.
-Prints what was injected, how often stages were made, and whether all generations and grades are the same, item by item.
+Prints what was injected, how often stages were made, and whether all generations and grades are the same, item by item. Exit code 1
+if any differ, if a stage was made twice, or if fewer than 12 faults of 6 kinds could be injected before the end.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from slurm_cluster import SlurmCluster  # noqa: E402
 from cft_lab.store import read_json  # noqa: E402
 from cft_lab.sweeps import run_folder  # noqa: E402
 from cft_lab.sweeps.compute_job import JOBS  # noqa: E402
+from cft_lab.sweeps.plan import is_made  # noqa: E402
 from cft_lab.sweeps.run_folder import RunFolder  # noqa: E402
 from cft_lab.sweeps.slurm_queue import QueueError  # noqa: E402
 from cft_lab.sweeps.status import EXIT_DONE, status_of  # noqa: E402
@@ -58,6 +60,8 @@ ON_SLURM = (
     "cluster.warning_s=55",  # so that a limit of a minute warns after five seconds
 )
 PAUSE_S = 12.0  # between a fault and the next
+SHORT_PAUSE_S = 2.0  # where the sweep is nearer to its end than the faults are
+LEAST_FAULTS, LEAST_KINDS = 12, 6  # fewer are no test
 LIMIT_S = 3600.0
 
 
@@ -200,9 +204,24 @@ def disturbed(cluster: SlurmCluster, root: Path, faults: int, seed: int) -> tupl
                     print(f"{time.monotonic() - began:6.1f} s  {planned.pop(0)}", flush=True)
                 else:
                     planned.append(planned.pop(0))
-            after = time.monotonic() + PAUSE_S
+            after = time.monotonic() + pause(run, 1 - len(planned) / faults)
         time.sleep(0.2)
     return run, time.monotonic() - began
+
+
+def pause(run: Run, injected: float) -> float:
+    """Seconds until the next fault: few while a smaller share of the faults is injected than of the stages is made."""
+    stages = run.folder.plan.stages
+    made = sum(is_made(stage, run.root) for stage in stages) / len(stages)
+    return SHORT_PAUSE_S if injected < made else PAUSE_S
+
+
+def too_few(injected: Counter[str]) -> str | None:
+    """Why the faults of a run prove nothing; None if they are enough."""
+    kinds = sum(map(bool, injected.values()))
+    if sum(injected.values()) >= LEAST_FAULTS and kinds >= LEAST_KINDS:
+        return None
+    return f"{sum(injected.values())} faults of {kinds} kinds are too few: {LEAST_FAULTS} of {LEAST_KINDS} are wanted"
 
 
 def traces(folder: Path) -> dict[str, int]:
@@ -260,7 +279,10 @@ def main() -> None:
         subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, check=True)
     items, wrong = differing(place / "local", run.root)
     print(f"undisturbed, on this machine: {time.monotonic() - began:.0f} s; {items} rows compared, {len(wrong)} differ {wrong[:5]}")
-    sys.exit(1 if wrong or again else 0)
+    few = too_few(run.injected)
+    if few:
+        print(few)
+    sys.exit(1 if wrong or again or few else 0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Every line differs from the base (padding-free micro-batches of 1,536 tokens, loss at targets only, fused AdamW, float32) in one
 thing, and takes turns with the base step by step. The lab's model trains on its own web text as in pretraining, the other on
-rows with a CFT length mix. The line "padded" is the loop as it was before padding-free batches, with 32 rows a pass.
+rows with a CFT length mix. "padded" is the loop as it was before padding-free batches, with 32 rows a pass; "plain loop" is the
+same without padding, beside which "AdamW not fused" is to be read.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ from training_setup import (
     THREADS,
     Child,
     cft_rows,
+    clock,
+    peak_mb,
+    resident_mb,
     run_child,
     run_ours,
     spread,
     surroundings,
     table,
     take_turns,
+    tell,
     write_model,
 )
 
@@ -43,6 +48,8 @@ from cft_lab.runtime import quiet_transformers
 
 LAB = "lab-qwen2"
 BASE = "base"
+SHARDED = "FSDP2, two processes"  # they share the base's threads; time and memory are those of the first
+PROCESSES = 2
 GLOBAL_BATCH = {LAB: 32, "22M": 12}  # sequences per optimizer step
 STEPS = {LAB: 40, "22M": 6}  # measured steps of each line; the lab's take a fifth of a second
 TOGETHER = 4  # levers that take turns with one base; their processes are in memory at the same time
@@ -53,7 +60,8 @@ LEVERS: dict[str, dict[str, Any] | Reference] = {
     "padded": Reference(padded=True),
     "padded, logits everywhere": Reference(padded=True, all_logits=True),
     "logits everywhere": Reference(padded=False, all_logits=True),
-    "AdamW not fused": Reference(padded=False, fused=False),
+    "plain loop": Reference(padded=False),
+    "plain loop, AdamW not fused": Reference(padded=False, fused=False),
     "loss in chunks of 256": {"loss_chunk_tokens": 256},
     "micro-batches of 512 tokens": {"micro_batch_tokens": 512},
     "micro-batches of 4,096 tokens": {"micro_batch_tokens": 4096},
@@ -62,7 +70,9 @@ LEVERS: dict[str, dict[str, Any] | Reference] = {
     "full checkpointing": {"activation_checkpointing": "full"},
     "compile": {"compile": True},
     "AdamW with 8-bit moments": {"optimizer": "adamw-8bit"},
+    "bf16 weights, AdamW with 8-bit moments": {"weights": "bf16", "precision": "bf16", "optimizer": "adamw-8bit"},
     "bf16 weights, AdamW in bf16": {"weights": "bf16", "precision": "bf16", "optimizer": "adamw-bf16"},
+    SHARDED: {},
 }
 
 
@@ -84,10 +94,40 @@ def run_lever(folder: Path, model_name: str, name: str) -> None:
     """The child process of one line."""
     config = base_config(model_name)
     change = LEVERS.get(name, {})
-    if isinstance(change, Reference):
+    if name == SHARDED:
+        run_sharded(folder, dataclasses.replace(config, cpu_threads=max(1, THREADS // PROCESSES)))
+    elif isinstance(change, Reference):
         run_child(folder, lambda model, rows, report: reference_train(model, rows, config, change, report))
     else:
         run_ours(folder, dataclasses.replace(config, **change))
+
+
+def run_sharded(folder: Path, config: OptimizationConfig) -> None:
+    """One of the processes that share the model in `folder`; the first one tells of the steps, as `run_child` does."""
+    import torch
+
+    from cft_lab.training.encode import Encoded
+    from cft_lab.training.loop import train
+    from cft_lab.training.ranks import empty_model, open_ranks
+
+    quiet_transformers()
+    rows = [Encoded(tuple(ids), start) for ids, start in json.loads((folder / ROWS).read_text())]
+    before_mb, started = resident_mb(), clock()
+    with open_ranks() as ranks:
+        if ranks.first:
+            tell(ready=True)
+            started = clock()
+
+        def report(step: Any) -> None:
+            nonlocal started
+            if ranks.first:
+                seconds, peak = clock() - started, peak_mb(ranks.device.type, before_mb)
+                tell(seconds=seconds, loss=step.loss, grad_norm=step.grad_norm, tokens=step.tokens, peak_mb=peak)
+            started = clock()
+
+        model = empty_model(folder, torch.float32)
+        task: dict[str, Any] = {"seed": 0, "folder": folder, "save": lambda step: None, "report": report, "progress": False}
+        train(model, rows, config, ranks=ranks, weights=folder, **task)
 
 
 def write_task(folder: Path, model_name: str, steps: int) -> None:
@@ -113,7 +153,8 @@ def measure(folder: Path, model_name: str, names: list[str], steps: int) -> dict
     with contextlib.ExitStack() as stack:
         children = {}
         for place, name in enumerate([BASE, *names]):
-            command = [sys.executable, __file__, "--child", str(folder), model_name, name]
+            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"] if name == SHARDED else []
+            command = [sys.executable, *launcher, __file__, "--child", str(folder), model_name, name]
             children[name] = Child(command, folder / f"{place}.log")
             stack.callback(children[name].close)
         return take_turns(children, WARMUP, steps)

@@ -30,7 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
         parsed.add_argument("--store", type=Path, default=_DEFAULT_STORE, help="folder of the store (default: outputs)")
     for command in (grade, plan, prefetch):
         command.add_parser(commands)
-    options = parser.parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    if typed and typed[0] in _INTERMIXED:
+        options = commands.choices[typed[0]].parse_intermixed_args(typed[1:], argparse.Namespace(command=typed[0]))
+    else:
+        options = parser.parse_args(typed)
     if options.command in _STORELESS:
         return _STORELESS[options.command](options)
     if not options.store.is_dir() and options.command != "import":
@@ -88,6 +92,8 @@ def _print_lab_errors(root: Path, folder: Path, manifest: dict[str, Any]) -> Non
         print(f"{manifest['label']:<50} {name.removeprefix('generations/'):<15} {told}")
 
 
+#: commands whose overrides may stand before and after options
+_INTERMIXED = ("plan", "prefetch")
 #: commands that have their own say about a store, or need none
 _STORELESS: dict[str, Callable[[argparse.Namespace], int]] = {"grade": grade.run, "plan": plan.run, "prefetch": prefetch.run}
 #: commands on a store: name -> what adds its arguments, what does it and returns the exit code, help
@@ -110,6 +116,9 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt as interrupted:
+        print(f"\n{interrupted}" if str(interrupted) else "\nInterrupted: the same command goes on.", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

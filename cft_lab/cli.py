@@ -124,8 +124,8 @@ def guarded(main: Callable[[], Any]) -> None:
     try:
         with ending_at_once():
             main()
-    except KeyboardInterrupt:
-        say(f"\nInterrupted. {_HOW_TO_GO_ON}")
+    except KeyboardInterrupt as interrupted:  # a sweep on SLURM says more of it
+        say(f"\n{interrupted}" if str(interrupted) else f"\nInterrupted. {_HOW_TO_GO_ON}")
         sys.exit(130)
     except Requeue as ended:
         say(f"\n{ended} {_HOW_TO_GO_ON}")

@@ -75,6 +75,8 @@ def explain(error: Exception) -> str | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    if type(error) is ValueError and str(error).startswith("Config group override must be"):  # Hydra does not say which
+        return f"{error}: name a choice of the group, as in method=cft; a number is quoted"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     cause = f": {error.__cause__}" if error.__cause__ else ""
@@ -104,6 +106,9 @@ class Composer:
             name = override.key_or_group
             if name not in self._is_group:  # Hydra takes 10 ms to tell
                 self._is_group[name] = bool(loader.get_group_options(name))
+            if self._is_group[name] and not override.is_delete() and not isinstance(override.value(), (str, list, dict)):
+                choices = ", ".join(loader.get_group_options(name))
+                raise ConfigError(f"{override.input_line} is no choice of the group {name}: choose from {choices}")
             sets_field = override.type is OverrideType.CHANGE and not self._is_group[name]
             (values if sets_field else chosen).append(override)
         groups = tuple(str(override.input_line) for override in chosen)

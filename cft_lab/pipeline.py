@@ -106,5 +106,8 @@ def output_root(config: Config) -> Path:
 
 
 def describe(config: Config) -> dict[str, Any]:
-    """The cell's whole config as one flat dict, for records and trackers."""
-    return {name: value for name, value, _ in fields_of(config) if name != "output_root"}
+    """The cell's config as one flat dict, for records and trackers: all but where its stages are made and lie.
+
+    Shell lines and options of a cluster may hold secrets, and records are passed on.
+    """
+    return {name: value for name, value, _ in fields_of(config) if name != "output_root" and not name.startswith("cluster.")}

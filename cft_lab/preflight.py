@@ -123,13 +123,14 @@ def _check_model(config: Config) -> Iterator[str]:
         )
     if api is not None and config.method.name != "base":
         yield f"model={config.model.name} is behind an API and cannot be trained: use method=base, not {config.method.name}"
+    for name, shape in (("model.lab", lab), ("model.shape", config.model.shape)):
+        if shape is not None and (shape.hidden_size % shape.heads or shape.heads % shape.kv_heads):
+            yield (
+                f"{name}.heads={shape.heads} must divide {name}.hidden_size={shape.hidden_size} and be a multiple of "
+                f"{name}.kv_heads={shape.kv_heads}: change one of them"
+            )
     if lab is None:
         return
-    if lab.hidden_size % lab.heads or lab.heads % lab.kv_heads:
-        yield (
-            f"model.lab.heads={lab.heads} must divide model.lab.hidden_size={lab.hidden_size} and be a multiple of "
-            f"model.lab.kv_heads={lab.kv_heads}: change one of them"
-        )
     if config.model.end_of_turn != TURN_END:
         yield f"model.end_of_turn={config.model.end_of_turn!r} is not in the lab tokenizer: lab models end a turn with {TURN_END}"
     web = lab.pretrain.web

@@ -205,7 +205,7 @@ class Store:
             self._say(f"{'again':>7} {stage.name:<12} {stage.key}  {_why_again(folder)}")
         resumed = partial.exists()
         partial.mkdir(exist_ok=True)
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now(), "already": _rows(partial)}
         write_json(partial / OWNER, owner | {"config": dict(stage.config), "prompts": dict(stage.prompts)})
         self._say(f"{'resume' if resumed else 'make':>7} {stage.name:<12} {stage.key}  {stage.label}")
         started = time.monotonic()
@@ -306,6 +306,11 @@ def _why_again(folder: Path) -> str:
         f"is here without {', '.join(told['files'])} ({told['why']}) and is made again; results recorded before stand on what it "
         "was, which another machine or version may not give to the last digit"
     )
+
+
+def _rows(partial: Path) -> dict[str, int]:
+    """Rows of each journal that an earlier start has left: what this start does is told by what is more."""
+    return {file.name: file.read_bytes().count(b"\n") for file in partial.glob("*.jsonl")}
 
 
 def _read_owner(partial: Path) -> dict[str, Any] | None:

@@ -1,8 +1,13 @@
 """The cell that many tests run, and where real rows lie on some machines."""
 
+import contextlib
 import functools
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -23,3 +28,15 @@ DEBUG = (
 
 #: for Popen: a shell starts background jobs deaf to Ctrl-C, and so would the tests of a suite that runs in the background
 AS_TYPED = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str = "4m") -> Iterator[Path]:
+    """A disk of so many bytes, where this user may mount one; skips the test elsewhere."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)

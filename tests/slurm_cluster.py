@@ -159,7 +159,7 @@ class SlurmCluster:
         return {name: (state, reason) for name, state, reason in rows}
 
     def release(self) -> None:
-        """Lets requeued jobs start at once, which SLURM holds back for two minutes.
+        """Lets requeued jobs start at once, which SLURM holds back for two minutes, or for good if their launch failed.
 
         With reason: what ends late of the first run would be taken for the end of the second. So only what is gone is released.
         """
@@ -167,6 +167,8 @@ class SlurmCluster:
             if state == "PENDING" and reason == "BeginTime" and not self.processes(job):
                 time.sleep(1)  # for the controller to hear of it
                 self.call("scontrol", "update", f"jobid={job}", "starttime=now")
+            if state == "PENDING" and reason == "launch failed requeued held":
+                self.call("scontrol", "release", job)
 
     def start_controller(self) -> None:
         """Starts slurmctld, with the jobs that an earlier one knew."""

@@ -19,7 +19,7 @@ from cft_lab.config import PROJECT_ROOT, Config
 from cft_lab.data.methods import METHODS, MIXES
 from cft_lab.evaluation.statistics import wilson
 from cft_lab.json_files import read_json, read_records
-from cft_lab.records import Generation, Grade, Outcome, Result
+from cft_lab.records import Generation, Grade, Outcome, Result, from_row
 
 ComposeCell = Callable[..., Config]
 STAGES_OF_CFT = {
@@ -178,7 +178,8 @@ def test_kill_9_at_three_random_moments_changes_nothing(tmp_path: Path) -> None:
             for line in child.stderr:
                 if line.split()[:2] in (["make", stage], ["resume", stage]):
                     break
-            while stage == "base_model" and not list(killed.glob("base_model/*.partial/resume.safetensors")):
+            while stage == "base_model" and not list(killed.glob("base_model/*.partial/resume/step-*")):
+                assert child.poll() is None, "it ended without a resume state"
                 time.sleep(0.01)  # in the middle of pretraining, not while libraries are imported
             time.sleep(rng.uniform(0.0, 1.0))
             kills += child.poll() is None
@@ -245,3 +246,14 @@ def test_a_deleted_stage_folder_is_made_again(cell: ComposeCell, tmp_path: Path,
     after, lines = run(config)
     assert after == before
     assert set(made(lines)) == {"result", "scores"}
+
+
+def test_a_record_says_nothing_of_the_cluster_and_old_ones_that_do_are_read(cell: ComposeCell) -> None:
+    plain, on_cluster = cell(), cell("cluster=slurm", "cluster.setup=['export TOKEN=secret']", "+cluster.options.comment=secret")
+    assert pipeline.describe(on_cluster) == pipeline.describe(plain)
+    assert "secret" not in str(pipeline.describe(on_cluster))
+    assert pipeline.describe(plain)["tracking.kind"] == "none"
+    assert pipeline.plan(on_cluster).result.key == pipeline.plan(plain).result.key
+    row = {"cell": {"seed": 0, "cluster.setup": ["module load cuda"]}, "keys": {}, "scores": []}
+    row |= {"supervised_tokens": None, "examples": None}
+    assert from_row(Result, row).cell["cluster.setup"] == ["module load cuda"]

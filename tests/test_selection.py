@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cft_lab import pipeline
-from cft_lab.config import Config
+from cft_lab import pipeline, stages
+from cft_lab.config import Config, DataError
 from cft_lab.json_files import read_json
 from cft_lab.records import Result
+from cft_lab.store import Store
 
 Compose = Callable[..., Config]
 EVERY = "train.save_every_steps=1"
@@ -73,3 +74,15 @@ def test_a_training_in_turns_that_was_interrupted_ends_as_if_it_had_not_been(
     curves = [read_json(shared_store / "selected" / result.keys["selected"] / "curve.json") for result in (resumed, undisturbed)]
     assert curves[0] == curves[1]
     assert weights(shared_store, resumed) == weights(shared_store, undisturbed)
+
+
+def test_a_candidate_that_is_not_whole_is_not_selected(cell: Compose, tmp_path: Path) -> None:
+    config = cell("method=cft", "train.selection.mode=last", f"output_root={tmp_path}")
+    store = Store(tmp_path, lambda line: None)
+    trained = pipeline.plan(config).trained
+    assert trained is not None
+    folder = store.ensure(trained)
+    weights = max(folder.glob("step-*")) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(DataError, match=r"step-\d+: model.safetensors has "):
+        store.ensure(stages.selected(config, trained))

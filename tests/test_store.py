@@ -1,8 +1,11 @@
+import errno
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cft_lab.config import PROJECT_ROOT
 from cft_lab.json_files import Journal
 from cft_lab.locks import is_held
 from cft_lab.provenance import source_hash
@@ -300,6 +304,58 @@ def test_what_a_running_process_needs_is_claimed_and_a_failure_leaves_the_claim(
     assert claims_of(tmp_path) == [([below.key, above.key], False)]
     store.ensure(stage("fine"))
     assert len(claims_of(tmp_path)) == 1, "a stage that was made leaves no claim"
+
+
+_ON_ANOTHER_MACHINE = """
+import errno, fcntl, sys, time
+from pathlib import Path
+def flock(*arguments):
+    raise OSError(errno.ENOSYS, "no flock here")
+fcntl.flock = flock
+from cft_lab import locks
+locks._LEASE_S = 2.0
+held = locks.take(Path(sys.argv[1]))
+print(held is not None, flush=True)
+time.sleep(60)
+"""
+
+
+def test_without_kernel_locks_a_lease_is_free_when_its_holder_on_another_machine_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A soft lock of a dead process of another host name would be held for ever."""
+    import fcntl
+
+    from cft_lab import locks
+
+    elsewhere = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
+    if subprocess.run([*elsewhere, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this process may not choose a host name for a child")
+
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "no flock here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(locks, "_LEASE_S", 2.0)
+    path = tmp_path / "one.with.dots"
+    with subprocess.Popen(
+        [*elsewhere, sys.executable, "-c", _ON_ANOTHER_MACHINE, str(path)], stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        time.sleep(3)  # longer than a lease: it is renewed
+        assert locks.is_held(path)
+        assert locks.take(path) is None
+        holder.kill()
+    end = time.monotonic() + 20
+    while locks.is_held(path):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    taken = locks.take(path)
+    assert taken is not None
+    assert locks.take(path) is None
+    taken.release()
+    assert not locks.is_held(path)
 
 
 def test_a_waiter_on_a_removed_lock_file_does_not_share_it(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_later_sweep_names_the_group_and_adds_its_tags(tmp_path: Path) -> None
     first = freeze(tmp_path, "sweeps=lab/table8")
     trained = next(stage.key for stage in first.stages if stage.name == "candidates")
     time.sleep(1.1)  # run folders are named by their second
-    freeze(tmp_path, "seed=0", "method=cft", "model=lab-qwen2")
+    freeze(tmp_path, "seed=0", "method=cft")
     found = placement(tmp_path, trained)
     assert found.group == "grid"
     assert "table:lab/table8" in found.tags

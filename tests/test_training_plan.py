@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cells import small_disk
 
 from cft_lab import pipeline
-from cft_lab.config import PROJECT_ROOT, Config
+from cft_lab.config import PROJECT_ROOT, Config, DataError
 from cft_lab.stages.training_plan import TrainingPlan, plan_training, print_plan
 from cft_lab.store import Store
 from cft_lab.training.fitting import gib
@@ -113,6 +115,45 @@ def test_what_is_in_the_store_is_measured(cell: ComposeCell, capsys: pytest.Capt
     speed = next(row for row in planned(config).rows if row[0] == "time")
     assert "measured: " in speed[2]
     assert trained.key in speed[2]
+
+
+def test_an_ordinary_training_says_its_plan_and_a_decoded_micro_batch_first(cell: ComposeCell) -> None:
+    config = cell("method=cft", "seed=92")
+    trained = pipeline.plan(config).trained
+    assert trained is not None
+    said: list[str] = []
+    Store(pipeline.output_root(config), said.append).ensure(trained)
+    told = said[next(i for i, line in enumerate(said) if "candidates" in line) :]
+    for what, part in (("tokens", "24 examples, 24 sequences (0 too long"), ("steps", "2 optimizer steps"), ("memory", ": fits")):
+        assert any(line.split()[0] == what and part in line for line in told), told
+    (disk,) = (line for line in told if line.split()[0] == "disk")
+    assert "GB free" in disk
+    (batch,) = (line for line in told if "a micro-batch of " in line)
+    assert "supervised and in ⟦⟧" in batch
+    row = told[told.index(batch) + 1]
+    assert "Is this solution right?" in row
+    assert "<|im_end|>⟧<|im_start|>" in row, "sequences lie end to end"
+    assert len("\n".join(told).splitlines()) < 40
+
+
+def test_a_training_whose_disk_is_too_small_is_refused_before_it_starts(cell: ComposeCell, tmp_path: Path) -> None:
+    """Before anything is made, by assumed lengths; and with its inputs made, by what they are."""
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        config = cell("method=cft", f"output_root={disk}")
+        trained = pipeline.plan(config).trained
+        assert trained is not None
+        store = Store(disk, lambda line: None)
+        for above in trained.upstream.values():
+            store.ensure(above)
+        assert list(trained.lacks()) == []
+        (disk / "filler").write_bytes(b"x" * (shutil.disk_usage(disk).free - 500_000))
+        (lacking,) = trained.lacks()
+        assert f"GB of disk and 0.0005 GB are free at {disk}: set train.keep_candidates=2" in lacking
+        with pytest.raises(DataError, match=r"GB of disk and 0\.000\d+ GB are free"):
+            store.ensure(trained)
+        assert not list(disk.glob("candidates/*/step-*"))
+        (disk / "filler").unlink()
+        store.ensure(trained)
 
 
 def test_an_end_of_turn_that_is_no_token_is_refused(cell: ComposeCell) -> None:

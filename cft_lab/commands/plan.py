@@ -70,6 +70,7 @@ def describe(asked: Request, plan: Plan, not_planned: Sequence[str]) -> dict[str
         "plain_multirun_trainings": sum(plan.configs[cell.config].method.name != _BASE for cell in plan.cells),
         "costs": {"all": _row(total(costs.values())), "by_stage": {name: _row(cost) for name, cost in by_name.items()}},
         "not_planned": list(not_planned),
+        "notes": list(asked.notes),
         "cell_list": [dataclasses.asdict(cell) for cell in plan.cells],
         "graph": [dataclasses.asdict(stage) | {"made": is_made(stage, root), "to_make": stage in missing} for stage in plan.stages],
     }
@@ -98,6 +99,8 @@ def _print(told: dict[str, Any], graph: bool) -> None:
         print(f"not planned: {line}")
     if not told["stages"]:
         return
+    for line in told["notes"]:
+        print(f"note: {line}")
     of = ", ".join(f"{name or 'grid'} {count}" for name, count in told["tables"].items())
     print(f"{told['cells']} cells ({of}), {told['distinct_cells']} distinct")
     print(f"{told['stages'].get('train', 0)} trainings; a plain multirun would train {told['plain_multirun_trainings']} times")

@@ -16,7 +16,11 @@ EXIT_CODES = "exit codes: 0 all is done, 1 something failed or is missing, 2 bad
 
 def add_sweep(command: argparse.ArgumentParser) -> None:
     """The name of a sweep; `--store` is added where all commands get it."""
-    command.add_argument("sweep", nargs="?", help="part of a run folder's name in STORE/sweeps, or its path (default: the newest)")
+    command.add_argument(
+        "sweep",
+        nargs="?",
+        help="a sweep, such as lab/table6, or part of a run folder's name in STORE/sweeps, or its path (default: the newest)",
+    )
 
 
 def with_sweep(options: argparse.Namespace, act: Callable[[RunFolder], int]) -> int:

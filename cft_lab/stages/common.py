@@ -25,6 +25,7 @@ from cft_lab.records import Generation, Grade, Message, Problem, Sampling
 from cft_lab.stages.api import open_api
 from cft_lab.store import Work
 from cft_lab.tracking import MetricsFile
+from cft_lab.training.candidates import check_model_folder
 
 PROBLEMS, RESPONSES, CRITIQUES, EXAMPLES = "problems.jsonl", "responses.jsonl", "critiques.jsonl", "examples.jsonl"
 GENERATIONS, GRADES, JOURNAL = "generations.jsonl", "grades.jsonl", "journal.jsonl"
@@ -85,12 +86,14 @@ def open_engines(config: Config, work: Work) -> Iterator[Callable[[Path, str], A
     """The cell's engine over one model folder after another, such as the candidates of a training: it is started once.
 
     Yields a function of the folder and its journal's name in the stage's folder; what it opens is good until the next is opened.
+    It raises DataError, naming the file, if the folder is not whole.
     """
     with contextlib.ExitStack() as stack:
         started: list[FolderEngine] = []
 
         @contextlib.contextmanager
         def engine_over(folder: Path, journal_name: str) -> Iterator[JournalEngine]:
+            check_model_folder(folder)
             with Journal(work.folder / journal_name) as journal:
                 if started:
                     started[0].swap(folder)
@@ -106,7 +109,8 @@ def open_engines(config: Config, work: Work) -> Iterator[Callable[[Path, str], A
 def open_folder(
     engine: EngineConfig, folder: Path, prompt_format: str, end_of_turn: str, progress: bool = False
 ) -> Iterator[Engine]:
-    """An engine over a folder of any model."""
+    """An engine over a folder of any model. Raises DataError if the folder is not whole."""
+    check_model_folder(folder)
     with open_model(ModelFolder(folder, FORMATS[prompt_format].style, end_of_turn), engine) as opened:
         yield Progress(opened) if progress else opened
 

@@ -14,7 +14,7 @@ from cft_lab.prompts import FORMATS
 from cft_lab.records import Outcome, Sampling
 from cft_lab.stages.common import CURVE, MODEL, cell_label, grade_all, link_folder, open_engines, prompt_texts
 from cft_lab.store import Stage, Work
-from cft_lab.training.candidates import candidate_folder, candidate_step, list_candidates
+from cft_lab.training.candidates import candidate_folder, candidate_step, check_model_folder, list_candidates
 
 Curve = list[dict[str, int]]  # rows of {"step", "correct", "n"}
 
@@ -46,6 +46,7 @@ def selected(config: Config, trained: Stage) -> Stage:
         else:
             curve = read_curve(upstream) or score(config, work, folders)
             chosen = candidate_folder(upstream, best(curve)[0]["step"])
+        check_model_folder(chosen)
         link_folder(chosen, work.folder / MODEL)
         write_json(work.folder / CURVE, curve)
         told: dict[str, Any] = {"step": candidate_step(chosen), "candidates": len(curve or folders)}

@@ -9,19 +9,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from cft_lab.config import Config, key_part
+from cft_lab.config import PROJECT_ROOT, Config, key_part
 from cft_lab.json_files import read_records, write_json
 from cft_lab.prompts import FORMATS, eval_solve
 from cft_lab.records import Example
 from cft_lab.stages.common import EXAMPLES, MODEL, cell_label, prompt_texts
 from cft_lab.stages.selection import score_new, scoring_settings
+from cft_lab.stages.training_plan import check_before_training
 from cft_lab.store import Stage, Work
 from cft_lab.tracking import Tracker, read_metrics
 from cft_lab.training.candidates import candidate_step, list_candidates
+from cft_lab.training.costs import PARTIAL, count_steps, estimate_disk
+from cft_lab.training.devices import find_device, passes_precision
 from cft_lab.training.fitting import refusal
 from cft_lab.training.job import TrainingJob
 from cft_lab.training.launch import run_job
+from cft_lab.training.lengths import assumed_lengths
 from cft_lab.training.resume import discard_resume, resume_step
+from cft_lab.training.shapes import shape_of
 
 Run = Callable[[int | None], dict[str, Any]]  # trains until an optimizer step (None: the last) and gives the counts
 
@@ -34,7 +39,7 @@ def candidates(config: Config, made: Stage, base: Stage, tracker: Tracker) -> St
         with tracker.train_run(work.key, settings) as log:
             return _fine_tune(config, work, log)
 
-    return Stage(
+    stage = Stage(
         "candidates",
         cell_label(config),
         settings,
@@ -43,8 +48,19 @@ def candidates(config: Config, made: Stage, base: Stage, tracker: Tracker) -> St
         prompts=prompt_texts(config, "solve") if _is_bounded(config) and config.train.selection.scored_on else {},
         modules=("training", "runtime.py"),
         version=2,
-        lacks=lambda: filter(None, [refusal(config)]),
+        lacks=lambda: filter(None, [refusal(config), _full_disk(config, stage.key)]),
     )
+    return stage
+
+
+def _full_disk(config: Config, key: str) -> str | None:
+    """Why the disk cannot hold what a training here writes, lengths of sequences being assumed; None if it can, or nobody knows."""
+    shape, device = shape_of(config.model), find_device(config)
+    if shape is None or config.cluster.kind == "slurm" or not device.here:
+        return None
+    begun = PROJECT_ROOT / config.output_root / "candidates" / f"{key}{PARTIAL}"
+    steps, precision = count_steps(config, assumed_lengths(config)), passes_precision(config.train, device.kind)
+    return estimate_disk(config, shape, steps, precision, begun).shortage
 
 
 def _is_bounded(config: Config) -> bool:
@@ -62,9 +78,10 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _fine_tune(config: Config, work: Work, log: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
-    _show_first_example(config, work)
+    _check_and_show(config, work)
+    reached = resume_step(work.folder)
     for row in read_metrics(work.folder):  # a resumed run is logged whole, so that nothing unsent is lost
-        if row["step"] <= resume_step(work.folder):
+        if row["step"] <= reached:
             log(row)
     only_last = config.train.selection.mode == "none"
     job = TrainingJob(
@@ -116,28 +133,27 @@ def _let_go(config: Config, work: Work, keep: int) -> None:
         shutil.rmtree(held[step])
 
 
-def _show_first_example(config: Config, work: Work) -> None:
-    """Records and says, once a training, what the model is trained on and the prompt that it is evaluated under."""
+def _check_and_show(config: Config, work: Work) -> None:
+    """Says the plan of the training, what the model is trained on and the prompt that it is evaluated under; records the latter.
+
+    Raises DataError if the training cannot run as it is: what was assumed before anything was made is now measured.
+    """
     from transformers import AutoTokenizer
 
     from cft_lab.runtime import render_prompt
 
     tokenizer = AutoTokenizer.from_pretrained(work.inputs["base"] / MODEL)
     render = functools.partial(render_prompt, tokenizer, FORMATS[config.model.prompt_format].style)
-    example = read_records(work.inputs["examples"] / EXAMPLES, Example)[0]
+    examples = read_records(work.inputs["examples"] / EXAMPLES, Example)
+    check_before_training(config, tokenizer, examples, work.folder, work.say)
+    example = examples[0]
     shown = {
         "prompt": render(example.messages),
         "supervised": example.target + config.model.end_of_turn,
         "evaluation_prompt": render(eval_solve(FORMATS[config.model.prompt_format], "{question}")),
     }
     write_json(work.folder / "first_example.json", shown)
-    trained = f"{_shortened(shown['prompt'])}⟦{_shortened(shown['supervised'])}⟧"
-    work.say(_indented("first training example, its supervised part in ⟦⟧:", trained))
     work.say(_indented("evaluated under the prompt:", shown["evaluation_prompt"]))
-
-
-def _shortened(text: str, limit: int = 600) -> str:
-    return text if len(text) <= limit else f"{text[: limit // 2]} [{len(text) - limit:,} characters more] {text[-limit // 2 :]}"
 
 
 def _indented(title: str, text: str) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cft_lab.config import Config, ConfigError
+from cft_lab.config import Config, ConfigError, DataError
 from cft_lab.json_files import read_records
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Example
@@ -21,19 +21,21 @@ from cft_lab.runtime import hub_cache, render_prompt, render_target, token_ids
 from cft_lab.stages.common import EXAMPLES, MODEL, cell_label
 from cft_lab.store import Stage, Store
 from cft_lab.tracking import read_metrics
+from cft_lab.training.batches import pack
 from cft_lab.training.costs import GB, SHAPE_REMEDY, Disk, Steps, Time, count_steps, estimate_disk, estimate_time
-from cft_lab.training.devices import Device, find_device
-from cft_lab.training.encode import encode_examples
+from cft_lab.training.devices import Device, find_device, misplacement
+from cft_lab.training.encode import Encoded, encode_examples
 from cft_lab.training.estimate import Memory, Setting, estimate_memory
-from cft_lab.training.fitting import gib, misfit, plural, setting_of
+from cft_lab.training.fitting import gib, misfit, plural, setting_of, unrunnable
 from cft_lab.training.lengths import Lengths, assumed_lengths, measured_lengths
-from cft_lab.training.shapes import count_parameters, count_text, shape_of
+from cft_lab.training.shapes import count_parameters, count_text, shape_basis, shape_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SAMPLE = 2000  # examples whose tokens are counted
-_SHOWN = 400  # characters of a prompt or target that are shown
+_SHOWN, _SHOWN_BRIEFLY = 400, 160  # characters of a prompt or target that are shown in a plan, and before a training
+_SAID = ("tokens", "steps", "memory", "disk")  # of a plan, before a training starts
 _MOMENTS = {"loss": "at the loss", "backward": "in the backward pass", "end": "at the end of the backward pass"}
 
 Row = tuple[str, str, str]  # what, figure, basis
@@ -54,26 +56,48 @@ def plan_training(config: Config, trained: Stage | None, store: Store) -> Traini
 
     Raises ConfigError if the cell trains nothing, or if nobody knows what the model looks like.
     """
+    speed = _measured_speed(trained, store, find_device(config))
+    return plan_from(config, _tokenizer(config, trained, store), _examples(trained, store), store.root, speed)
+
+
+def plan_from(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase | None,
+    examples: Sequence[Example],
+    folder: Path,
+    speed: tuple[float, str] | None = None,
+    *,
+    runs_here: bool = False,
+) -> TrainingPlan:
+    """The same from what is known: the tokenizer and examples, if they are there, `folder` on the disk that is written to.
+
+    `runs_here`: it is no plan for another machine.
+    """
     assumed = assumed_lengths(config)
     shape = shape_of(config.model)
     if shape is None:
         raise ConfigError(f"model={config.model.name} cannot be planned for, because its shape is not known: {SHAPE_REMEDY}")
     device = find_device(config)
-    tokenizer = _tokenizer(config, trained, store)
     known = tokenizer is not None and config.model.end_of_turn in tokenizer.get_vocab()
-    examples = _examples(trained, store) if known else []
+    examples = examples if known else []
     lengths = _measured(config, tokenizer, examples) if tokenizer and examples else assumed
     steps = count_steps(config, lengths)
     setting = setting_of(config, shape, device, lengths)
     memory = estimate_memory(setting)
-    disk = estimate_disk(config, shape, steps, setting.precision, store.root)
-    time = estimate_time(config.train, shape, lengths, device, _measured_speed(trained, store, device))
+    disk = estimate_disk(config, shape, steps, setting.precision, folder)
+    time = estimate_time(config.train, shape, lengths, device, speed)
     checks = list(_tokenizer_checks(config, tokenizer, examples)) if tokenizer else []
-    problems = [*misfit(f"model={config.model.name}", setting, memory, device), *(line for fine, line in checks if not fine)]
-    if disk.shortage and device.here:
+    problems = [
+        *(misplacement(config) if device.here or config.cluster.kind == "slurm" else ()),
+        *unrunnable(config, device),
+        *misfit(f"model={config.model.name}", setting, memory, device),
+        *(line for fine, line in checks if not fine),
+    ]
+    runs_here = runs_here or device.here
+    if disk.shortage and runs_here:
         problems.append(disk.shortage)
     notes = [line for fine, line in checks if fine] or [f"not checked: the tokenizer of {_source(config)} is not here"]
-    if disk.shortage and not device.here:
+    if disk.shortage and not runs_here:
         notes.append(f"on this machine, {disk.shortage}")
     shown = list(_decoded_row(config, tokenizer, examples)) if tokenizer and examples else ["no row is shown: not made yet"]
     rows = (
@@ -94,7 +118,7 @@ def _model_rows(setting: Setting, device: Device, config: Config) -> Iterator[Ro
     shape, train = setting.shape, setting.config
     number = count_parameters(shape).total
     told = f"{count_text(number)} parameters: {shape.layers} blocks of width {shape.hidden_size:,}, vocabulary {shape.vocab_size:,}"
-    where = "model.lab" if config.model.lab else "model.shape" if config.model.shape else "its config.json"
+    where = shape_basis(config.model)
     yield "model", told, where
     kept = f"weights in {train.weights}, {train.optimizer}, checkpointing {train.activation_checkpointing}"
     yield "settings", f"passes in {setting.precision}, {kept}", "train.*"
@@ -174,7 +198,7 @@ def _hub_folder(config: Config) -> Path | None:
 
 def _measured(config: Config, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> Lengths:
     """Lengths of the real examples, or of as many as are quickly counted, evenly spread."""
-    sample = examples[:: max(1, len(examples) // _SAMPLE)]
+    sample = examples[:: max(1, -(-len(examples) // _SAMPLE))]
     style, train = FORMATS[config.model.prompt_format].style, config.train
     encoded = encode_examples(sample, tokenizer, style, config.model.end_of_turn, train.max_length)
     if not encoded.sequences:
@@ -229,15 +253,18 @@ def _decoded_row(config: Config, tokenizer: PreTrainedTokenizerBase, examples: S
     for example in examples:
         encoded = encode_examples([example], tokenizer, style, config.model.end_of_turn, config.train.max_length)
         for sequence in encoded.sequences:
-            parts = (list(sequence.ids[: sequence.start]), list(sequence.ids[sequence.start :]))
-            prompt, target = (str(tokenizer.decode(part)) for part in parts)
             yield f"a row of {len(sequence.ids):,} tokens, its {sequence.num_targets:,} supervised ones in ⟦⟧:"
-            yield f"{_shortened(prompt)}⟦{_shortened(target)}⟧"
+            yield _row_text(tokenizer, sequence)
             return
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} [{len(text) - _SHOWN:,} characters more] {text[-_SHOWN // 2 :]}"
+def _row_text(tokenizer: PreTrainedTokenizerBase, row: Encoded, limit: int = _SHOWN) -> str:
+    prompt, target = (str(tokenizer.decode(list(part))) for part in (row.ids[: row.start], row.ids[row.start :]))
+    return f"{_shortened(prompt, limit)}⟦{_shortened(target, limit)}⟧"
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit // 2]} [{len(text) - limit:,} characters more] {text[-limit // 2 :]}"
 
 
 def _measured_speed(trained: Stage | None, store: Store, device: Device) -> tuple[float, str] | None:
@@ -253,6 +280,44 @@ def _measured_speed(trained: Stage | None, store: Store, device: Device) -> tupl
         if speeds and counts.get("device") == ("cpu" if device.kind == "cpu" else device.name):
             return statistics.median(speeds) / counts.get("processes", 1), f"in the training {manifest['key']} of this model here"
     return None
+
+
+def check_before_training(
+    config: Config, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], folder: Path, say: Callable[[str], None]
+) -> None:
+    """Says the plan of a training that is about to start, and a micro-batch of it. Raises DataError if it cannot run as it is."""
+    try:
+        plan = plan_from(config, tokenizer, examples, folder, runs_here=True)
+    except ConfigError as error:  # no example fits, or another architecture than those that are estimated
+        if shape_of(config.model) is not None:
+            raise DataError(str(error)) from error
+        wrong = tuple(line for fine, line in _tokenizer_checks(config, tokenizer, examples) if not fine)
+        plan = TrainingPlan(cell_label(config), (), (), wrong)
+        say(f"        no plan: {error}")
+    for what, figure, basis in plan.rows:
+        if what in _SAID:
+            say(f"        {what:<7} {figure} [{basis}]")
+    if plan.problems:
+        raise DataError("; ".join(plan.problems))
+    for line in _micro_batch(config, tokenizer, examples):
+        say(line)
+
+
+def _micro_batch(config: Config, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> Iterator[str]:
+    """The first examples that fill a micro-batch, as they lie end to end, decoded from their ids, what is supervised marked."""
+    style, train = FORMATS[config.model.prompt_format].style, config.train
+    rows: list[Encoded] = []
+    for example in examples:
+        rows += encode_examples([example], tokenizer, style, config.model.end_of_turn, train.max_length).sequences
+        if sum(len(row.ids) for row in rows) > train.micro_batch_tokens:
+            rows = rows[:-1] or rows
+            break
+    packed = pack(rows)
+    counts = f"{plural(len(rows), 'sequence')}, {len(packed.input_ids):,} tokens, {len(packed.targets):,} of them"
+    yield f"        a micro-batch of {counts} supervised and in ⟦⟧:"
+    more = f" [{len(rows) - 2:,} sequences more]" if len(rows) > 2 else ""
+    told = "".join(_row_text(tokenizer, row, _SHOWN_BRIEFLY) for row in rows[:2]) + more
+    yield "\n".join("          | " + line for line in told.splitlines())
 
 
 def print_plan(plan: TrainingPlan) -> None:

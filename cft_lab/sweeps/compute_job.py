@@ -19,11 +19,11 @@ from cft_lab.config import Config, DataError
 from cft_lab.json_files import write_json
 from cft_lab.store import EXIT_REQUEUE
 from cft_lab.sweeps import run_folder, stage_job
-from cft_lab.sweeps.plan import PlannedStage, is_made, to_make
+from cft_lab.sweeps.plan import PlannedStage, is_made, look_afresh, to_make
 from cft_lab.sweeps.run_folder import RunFolder
+from cft_lab.sweeps.submitted import VISIBLE_AFTER_S
 from cft_lab.training.signals import Requeue
 
-VISIBLE_AFTER_S = 60  # how long a finished stage may stay unseen on a shared file system before it counts as gone
 # in the run folder: one file for each task that started, with what it was granted; what jobs print
 JOBS, LOGS = "jobs", "slurm"
 _GRANTED = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_CPUS_ON_NODE", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT")
@@ -42,8 +42,12 @@ def run(path: Path, keys: Sequence[str], gathers: bool) -> None:
         loaded, plan=dataclasses.replace(loaded.plan, configs=tuple(map(_without_network, loaded.plan.configs)))
     )
     os.environ[stage_job.LOG_VARIABLE] = str(log_file(path, job_id() or ""))
-    os.chdir(folder.about["directory"])
-    _note_start(folder, keys)
+    stage_job.enter_directory(folder)
+    try:
+        _note_start(folder, keys)
+    except Exception as error:
+        stage_job.note_failure(folder, keys[0], error)
+        sys.exit(1)
     stages = {stage.key: stage for stage in folder.plan.stages}
     deadline = time.monotonic() + VISIBLE_AFTER_S
     made = True
@@ -78,8 +82,7 @@ def _appears(stage: PlannedStage, root: Path, deadline: float) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.5)
-        if (folder := root / stage.name / stage.key).is_dir():
-            os.listdir(folder)  # makes network file systems look again
+        look_afresh(stage, root)
     return True
 
 

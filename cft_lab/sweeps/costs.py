@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cft_lab import pipeline
-from cft_lab.config import Config, WriterConfig
+from cft_lab.config import PROJECT_ROOT, Config, WriterConfig
 from cft_lab.engines.api.cost import CHARACTERS_PER_TOKEN, price_of
 from cft_lab.evaluation.benchmarks import BENCHMARKS
 from cft_lab.store import Store
 from cft_lab.sweeps.plan import Plan, PlannedStage
-from cft_lab.training.shapes import count_parameters
+from cft_lab.training.costs import GB, count_steps, estimate_disk
+from cft_lab.training.devices import passes_precision
+from cft_lab.training.lengths import assumed_lengths
+from cft_lab.training.shapes import count_parameters, shape_of
 
 #: "8xH100, about 1 hour" for 50,000 critiques and a 7B model (arXiv 2501.17703): GPU-hours, examples, parameters
 _PAPER_TRAINING = (8.0, 50_000, 7.6e9)
@@ -100,25 +103,23 @@ def _stage_cost(stage: PlannedStage, config: Config, benchmark: str, seen: Mappi
 
 
 def training_cost(config: Config) -> Cost:
-    """A fine-tuning: GPU-hours from the paper's own, disk of its candidates. Lab models train on the CPU."""
-    train, shape = config.train, config.model.shape
+    """A fine-tuning: GPU-hours from the paper's own, disk as training/costs.py counts it. Lab models train on the CPU."""
+    train, shape = config.train, shape_of(config.model)
     if config.model.scale == "lab":
         return Cost(bases=("lab models train and answer on the CPU, within minutes",))
     if shape is None:
         return Cost(None, 0.0, None, (f"unknown: model.shape of {config.model.name} is not in conf/model",))
     parameters, examples = count_parameters(shape).total, config.data.examples or config.data.pool
     hours, paper_examples, paper_parameters = _PAPER_TRAINING
-    steps = -(-examples // train.global_batch_size) * train.epochs
-    candidates = -(-steps // train.save_every_steps)
-    kept = min(candidates, train.keep_candidates or candidates)
-    number_bytes = 4 if train.precision == "fp32" else 2
+    steps = count_steps(config, assumed_lengths(config))
+    disk = estimate_disk(config, shape, steps, passes_precision(train, "cuda"), PROJECT_ROOT / config.output_root)
     return Cost(
         hours * train.epochs * examples / paper_examples * parameters / paper_parameters,
         0.0,
-        kept * parameters * number_bytes / 1e9,
+        disk.needed / GB,
         (
             "training: the paper's 8 H100-hours for 50,000 critiques and 7.6 billion parameters, scaled by examples and "
-            "parameters; disk: the weights of every candidate that is kept",
+            "parameters; disk: the weights of every candidate that is kept, and three resume states",
         ),
     )
 
@@ -145,7 +146,7 @@ def evaluation_cost(config: Config, benchmark: str, seen: Mapping[tuple[str, str
 def _generated(config: Config, texts: float) -> Cost:
     if config.model.scale == "lab":
         return Cost(bases=("lab models train and answer on the CPU, within minutes",))
-    shape = config.model.shape
+    shape = shape_of(config.model)
     size = 1.0 if shape is None else count_parameters(shape).total / _PAPER_TRAINING[2]
     told = f", as if it had 7.6 billion parameters ({config.model.name}: conf/model has no shape)" if shape is None else ""
     basis = (

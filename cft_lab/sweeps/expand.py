@@ -40,10 +40,11 @@ class AskedCell:
 
 @dataclass(frozen=True)
 class Request:
-    """The sweep files of a command line, in its order, and all cells that it asks for."""
+    """The sweep files of a command line, in its order, and all cells that it asks for. `notes` are said before these are run."""
 
     sweeps: tuple[Sweep, ...]
     cells: tuple[AskedCell, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -80,7 +81,41 @@ def expand(arguments: Sequence[str], folder: Path = SWEEPS) -> Request:
         products = list(itertools.product(*axes.values()))
         labels = label_cells(products)
         return Request((), tuple(_plain(overrides, label) for overrides, label in zip(products, labels, strict=True)))
-    return Request(sweeps, tuple(cell for sweep in sweeps for cell in _with_options(sweep, axes)))
+    notes = tuple(note for sweep in sweeps if (note := _note(sweep, axes)) is not None)
+    return Request(sweeps, tuple(cell for sweep in sweeps for cell in _with_options(sweep, axes)), notes)
+
+
+#: groups that choose what fields of published.csv name, though the sweep file may leave a choice to conf/config.yaml
+_PUBLISHED_GROUPS = ("model", "method", "data")
+
+
+def _changes_published(cell: TableCell, option: str) -> bool:
+    """Whether an override of the command line makes another cell of the one that answers to a printed row.
+
+    That is one of a field that the file sets otherwise, or that the printed row names; also of a field within such a group.
+    """
+    if cell.published is None:
+        return False
+    key, _, value = option.partition("=")
+    key = key.lstrip("+~")
+    if key in cell.overrides:
+        return cell.overrides[key] != value
+    group = key.partition(".")[0]
+    conditions = {condition.partition("=")[0] for condition in cell.published["condition"].split(";")}
+    named = {name for name in _PUBLISHED_GROUPS if cell.published[name]}
+    return group in named or key in conditions
+
+
+def _note(sweep: Sweep, axes: Mapping[str, Sequence[str]]) -> str | None:
+    """Which overrides leave cells of a sweep file without their printed row, if any do."""
+    changed = [
+        option for options in axes.values() for option in options if any(_changes_published(cell, option) for cell in sweep.cells)
+    ]
+    if not changed:
+        return None
+    return (
+        f"sweeps/{sweep.name}.yaml: {', '.join(changed)} makes other cells than the published ones, which answer to no printed row"
+    )
 
 
 def _plain(overrides: tuple[str, ...], label: str) -> AskedCell:
@@ -106,7 +141,9 @@ def _with_options(sweep: Sweep, axes: Mapping[str, Sequence[str]]) -> Iterator[A
 
 
 def _asked(sweep: Sweep, cell: TableCell, label: str, overrides: tuple[str, ...]) -> AskedCell:
-    return AskedCell(sweep=sweep.name, row=cell.row, column=cell.column, label=label, overrides=overrides, published=cell.published)
+    other = any(_changes_published(cell, option) for option in overrides)
+    published = None if other else cell.published
+    return AskedCell(sweep=sweep.name, row=cell.row, column=cell.column, label=label, overrides=overrides, published=published)
 
 
 def _texts(overrides: Mapping[str, str]) -> list[str]:
@@ -159,11 +196,12 @@ class Problems:
                 known.append(cell.name)
 
     def lines(self, asked: int) -> list[str]:
-        """One line for each problem; a single cell that was asked for needs no name."""
-        if asked == 1:
-            return list(self._cells)
+        """One line for each problem; a single cell that was asked for needs no name, unless a sweep file asks for it."""
         lines = []
         for problem, names in self._cells.items():
+            if asked == 1 and not names[0].startswith("sweeps/"):
+                lines.append(problem)
+                continue
             more = f" and {len(names) - _LISTED} more cells" if len(names) > _LISTED else ""
             lines.append(f"{'; '.join(names[:_LISTED])}{more}: {problem}")
         return lines

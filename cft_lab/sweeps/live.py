@@ -25,10 +25,13 @@ def look_again(folder: RunFolder, command: str = "status") -> str:
     return f"python -m cft_lab {command} {folder.path.name} --store {folder.store_root}"
 
 
-def watch(folder: RunFolder, say: Callable[[str], None], poll_s: float = POLL_S) -> SweepStatus | None:
-    """Shows a sweep that others make until nothing of it runs or is queued; returns how it ended, or None after Ctrl-C.
+def watch(
+    folder: RunFolder, say: Callable[[str], None], poll_s: float = POLL_S, enough: Callable[[], bool] = lambda: False
+) -> SweepStatus | None:
+    """Shows a sweep that others make until nothing of it runs or is queued, or until `enough`, which may raise QueueError.
 
-    On a terminal it is a table that changes in place, elsewhere a line for each stage whose state changes.
+    Returns how it is then; None after Ctrl-C, which detaches. On a terminal it is a table that changes in place, elsewhere a line
+    for each stage whose state changes.
     """
     from rich.console import Console
     from rich.live import Live
@@ -36,26 +39,32 @@ def watch(folder: RunFolder, say: Callable[[str], None], poll_s: float = POLL_S)
     console = Console(stderr=True, highlight=False)
     try:
         if not console.is_terminal:
-            return _follow(_looks(folder, say, poll_s), say)
+            return _follow(_looks(folder, say, poll_s, enough), say)
         with Live(console=console, auto_refresh=False) as live:
-            for status in _looks(folder, lambda line: live.console.print(line, markup=False), poll_s):
+            for status in _looks(folder, lambda line: live.console.print(line, markup=False), poll_s, enough):
                 live.update(table(status), refresh=True)
             return status
     except KeyboardInterrupt:
-        say(f"\nDetached: its jobs go on. To look again:\n  {look_again(folder)}\nTo end it:\n  {look_again(folder, 'cancel')}")
+        say(f"\nDetached: its jobs go on. {how_to_go_on(folder)}")
         return None
 
 
-def _looks(folder: RunFolder, say: Callable[[str], None], poll_s: float) -> Iterator[SweepStatus]:
+def how_to_go_on(folder: RunFolder) -> str:
+    """The commands for a sweep that this process leaves alone."""
+    return f"To look again:\n  {look_again(folder)}\nTo end it:\n  {look_again(folder, 'cancel')}"
+
+
+def _looks(folder: RunFolder, say: Callable[[str], None], poll_s: float, enough: Callable[[], bool]) -> Iterator[SweepStatus]:
     """A status now and then, the last one when nothing is under way. A queue that does not answer is waited for."""
     while True:
         try:
             status = status_of(folder)
+            over = status.exit_code != EXIT_UNDER_WAY or enough()
         except QueueError as error:
             say(f"SLURM does not answer, its jobs may well go on: {error}")
         else:
             yield status
-            if status.exit_code != EXIT_UNDER_WAY:
+            if over:
                 return
         time.sleep(poll_s)
 

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 
 from cft_lab import pipeline, stages
 from cft_lab.config import PROJECT_ROOT, Config, ConfigError
+from cft_lab.engines.sharding import visible_gpus
 from cft_lab.runtime import has_gpu
 from cft_lab.store import Store
 from cft_lab.sweeps import stage_job
@@ -148,7 +148,8 @@ class Worker:
         self.number = number
         self.interrupted = False
         self._folder = folder
-        self._environment = os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
+        # workers share the cores: a thread that waits in a busy loop would keep another worker's from running
+        self._environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
         self._process: subprocess.Popen[str] | None = None
         self._starting = threading.Lock()  # no process is started once it was interrupted
 
@@ -237,14 +238,6 @@ def deal_gpus(config: Config) -> list[str | None]:
             "here: lower one of them"
         )
     return [",".join(gpus[place * each : (place + 1) * each]) for place in range(workers)]
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them, without starting CUDA."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for name in named.split(",") if name]
-    return [str(index) for index, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
 
 
 def _warn_of_threads(configs: Sequence[Config], say: Say) -> None:

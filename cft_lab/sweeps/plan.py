@@ -7,6 +7,7 @@ frozen into a run folder and read back; `stages_of` gives the live stages again.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,13 @@ def lost(plan: Plan, root: Path) -> list[PlannedStage]:
 def is_made(stage: PlannedStage, root: Path) -> bool:
     """Whether a stage is finished in the store at `root`."""
     return (root / stage.name / stage.key / DONE).exists()
+
+
+def look_afresh(stage: PlannedStage, root: Path) -> None:
+    """Lists the stage's folder, which makes a network file system ask its server again for what another machine has written."""
+    for folder in (root / stage.name, root / stage.name / stage.key):
+        if folder.is_dir():
+            os.listdir(folder)
 
 
 def result_stages(plan: Plan) -> list[PlannedStage]:

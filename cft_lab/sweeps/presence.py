@@ -12,24 +12,21 @@ from typing import Any
 
 from cft_lab.config import ConfigError
 from cft_lab.json_files import read_json, write_json
+from cft_lab.locks import is_held, take
 
-_LOCK, _ABOUT = "owner.lock", "owner.json"  # in the run folder
+_LOCK, _ABOUT = "owner", "owner.json"  # in the run folder
 
 
 @contextlib.contextmanager
 def present(run_folder: Path, what: str) -> Iterator[None]:
     """Says that this process is at work on a sweep, for as long as the context lasts. Raises ConfigError where another one is."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(run_folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    lock = take(run_folder / _LOCK)
+    if lock is None:
         about = read_json(run_folder / _ABOUT)
         raise ConfigError(
             f"process {about['pid']} on {about['host']} {about['what']} {run_folder.name} since {about['since']}: wait for its "
             "end, or end it with `python -m cft_lab cancel`"
-        ) from None
+        )
     try:
         about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "what": what}
         write_json(run_folder / _ABOUT, about)
@@ -44,18 +41,3 @@ def who(run_folder: Path) -> dict[str, Any] | None:
         return None
     about: dict[str, Any] = read_json(run_folder / _ABOUT)
     return about
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a process holds a kernel lock; a lock on a file system without such locks is taken as free."""
-    from filelock import FileLock, Timeout
-
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except (NotImplementedError, OSError):
-        return False

@@ -36,6 +36,8 @@ def start(asked: Request, plan: Plan, say: Say) -> RunFolder:
     store = Store(pipeline.output_root(plan.configs[0]), say)
     for config in plan.configs:
         pipeline.reopen_failed(config, store, pipeline.plan(config).result)
+    for note in asked.notes:
+        say(f"   note {note}")
     folder = run_folder.freeze(plan, asked.name, sys.argv)
     missing = len(to_make(plan, folder.store_root))
     counts = (

@@ -18,7 +18,7 @@ import re
 import time
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +95,36 @@ def load(path: Path) -> RunFolder:
 
 
 def find(root: Path, name: str | None = None) -> RunFolder:
-    """The newest run folder of a store whose name holds `name`, or is the path `name`. Raises ConfigError if there is none."""
+    """The run folder that `name` is the path or the name of; else the newest of a sweep that is called so, as lab/table6 is.
+
+    Failing these, the newest whose name holds `name`, or of all if there is none. Raises ConfigError if nothing is found.
+    """
     if name is not None and (Path(name) / PLAN).exists():
         return load(Path(name))
-    found = sorted(path.parent for path in (root / SWEEPS).glob(f"*/{PLAN}") if name is None or name in path.parent.name)
-    if not found:
+    every = sorted(path.parent for path in (root / SWEEPS).glob(f"*/{PLAN}"))
+    asked = _as_file_name(name or "")
+    fits: list[Callable[[str], bool]] = [
+        lambda folder: folder == name,
+        lambda folder: _sweep_of(folder) == asked,
+        lambda folder: asked in folder,
+    ]
+    for fit in fits if name else ():
+        if found := [path for path in every if fit(path.name)]:
+            return load(found[-1])
+    if name or not every:
         like = f" whose name holds {name!r}" if name else ""
         raise ConfigError(f"no sweep{like} in {root / SWEEPS}: start one with `python run.py -m sweeps=...`")
-    return load(found[-1])
+    return load(every[-1])
+
+
+def _as_file_name(name: str) -> str:
+    """A sweep's name as it stands in the name of its run folder."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", name)[:60].strip("-")
+
+
+def _sweep_of(folder: str) -> str:
+    """The sweep's name within that of its run folder: without the time, and the number of one of several in a second."""
+    return re.sub(r"^\d{8}-\d{6}-|\.\d{1,3}$", "", folder)
 
 
 def settled(config: Config) -> Config:
@@ -158,7 +180,7 @@ def _cell_file(path: Path, index: int) -> Path:
 
 def _new_folder(parent: Path, name: str) -> Path:
     """A folder that nobody else has: two sweeps that start in the same second get names of their own."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9.+-]+', '-', name)[:60].strip('-')}"
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{_as_file_name(name)}"
     parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1000):
         path = parent / (stem if attempt == 0 else f"{stem}.{attempt}")

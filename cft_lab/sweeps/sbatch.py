@@ -74,14 +74,23 @@ def _requeue_lines(most: int) -> list[str]:
     ]
 
 
-#: what sbatch says (a pattern) -> the config field that it is about
-_REFUSALS = {
-    r"invalid partition|partition name": "cluster.partition={partition}",
+#: what sbatch says (a pattern) -> the config field that it is about, or None for what passes by itself; the first that fits counts
+_REFUSALS: dict[str, str | None] = {
+    # limits on a single job, which SLURM names on a line before the policy that is violated: waiting does not help
+    r"MaxWall\w*PerJob": "cluster.{kind}.minutes={minutes}",
+    r"Max(Node|Cpu|Mem|Memory|GRES|TRES)\w*PerJob": (
+        "cluster.{kind} (cpus={cpus}, gpus={gpus}, memory_gb={memory_gb}, minutes={minutes}) or train.nodes"
+    ),
+    # limits on how many jobs there are, and trouble of the cluster's own
+    r"violates accounting|MaxSubmit|MaxJobs|temporarily unable|credential": None,
+    r"QOS not permitted": "cluster.qos={qos} or cluster.partition={partition}",
+    r"account not permitted": "cluster.account={account} or cluster.partition={partition}",
+    r"group not permitted|invalid partition|partition name|no partition specified": "cluster.partition={partition}",
     r"invalid account|account/partition": "cluster.account={account}",
     r"invalid qos": "cluster.qos={qos}",
     r"invalid feature|feature specification": "cluster.constraint={constraint}",
-    r"time limit": "cluster.{kind}.minutes={minutes}",
-    r"memory specification": "cluster.{kind}.memory_gb={memory_gb}",
+    r"requested time limit": "cluster.{kind}.minutes={minutes}",
+    r"memory specification|memory required": "cluster.{kind}.memory_gb={memory_gb}",
     r"invalid generic resource|gres": "cluster.{kind}.gpus={gpus}",
     r"cpu count|more processors": "cluster.{kind}.cpus={cpus}",
     r"node count|too many nodes": "train.nodes",
@@ -93,10 +102,10 @@ _REFUSALS = {
 
 
 def refused_field(said: str, kind: str, cluster: ClusterConfig) -> str | None:
-    """The field, with its value, that sbatch's refusal of a job of this kind is about; None if it is about no option."""
+    """The field, with its value, that sbatch's refusal of a job of this kind is about; None if it passes or is about no option."""
     asked: ResourcesConfig = getattr(cluster, kind)
     values = vars(cluster) | vars(asked) | {"kind": kind, "partition": asked.partition or cluster.partition}
     for pattern, field in _REFUSALS.items():
         if re.search(pattern, said, re.IGNORECASE):
-            return field.format(**values)
+            return None if field is None else field.format(**values)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
@@ -20,11 +21,15 @@ class QueueError(RuntimeError):
 
 @dataclass(frozen=True)
 class JobState:
-    """State and reason as SLURM words them, such as PENDING and Priority; `node` is empty until there is one."""
+    """State and reason as SLURM words them, such as PENDING and Priority; `node` is empty until there is one.
+
+    `ended` is when the job ended, in seconds since the epoch; None if it has not, or SLURM does not tell.
+    """
 
     state: str
     reason: str
     node: str
+    ended: float | None = None
 
     @property
     def active(self) -> bool:
@@ -47,22 +52,31 @@ def states(jobs: Iterable[str]) -> dict[str, JobState]:
 
 def _squeue(numbers: Sequence[str]) -> dict[str, JobState]:
     try:
-        printed = call("squeue", "-h", "-r", "-t", "all", "-j", ",".join(numbers), "-o", "%i|%T|%r|%N")
+        printed = call("squeue", "-h", "-r", "-t", "all", "-j", ",".join(numbers), "-o", "%i|%T|%r|%N|%e")
     except QueueError as error:
         if "Invalid job id" in str(error):  # said when the only job that was asked for is forgotten
             return {}
         raise
-    return {job: JobState(state, reason, node) for job, state, reason, node in (line.split("|") for line in printed.splitlines())}
+    rows = (line.split("|") for line in printed.splitlines())
+    return {job: JobState(state, reason, node, _seconds(end)) for job, state, reason, node, end in rows}
 
 
 def _sacct(jobs: Sequence[str]) -> dict[str, JobState]:
     """What the accounting database remembers; nothing where there is none."""
     try:
-        printed = call("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobID,State,Reason,NodeList")
+        printed = call("sacct", "-n", "-X", "-P", "-j", ",".join(jobs), "-o", "JobID,State,Reason,NodeList,End")
     except QueueError:
         return {}
     rows = [line.split("|") for line in printed.splitlines()]
-    return {job: JobState(state.split()[0], reason, node) for job, state, reason, node in rows if state}
+    return {job: JobState(state.split()[0], reason, node, _seconds(end)) for job, state, reason, node, end in rows if state}
+
+
+def _seconds(printed: str) -> float | None:
+    """A local time of SLURM in seconds since the epoch; None for N/A and the like."""
+    try:
+        return time.mktime(time.strptime(printed, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None
 
 
 def ending(job: str) -> str:
@@ -100,9 +114,10 @@ def cancel(jobs: Sequence[str]) -> None:
 
 def call(*command: str) -> str:
     """What a SLURM command prints. Raises QueueError where it fails; a controller that is away is asked again for a while."""
+    environment = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
     for attempt in range(ATTEMPTS):
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, env=environment)
         except FileNotFoundError:
             raise QueueError(f"{command[0]} is not on this machine: ask where the cluster's commands are") from None
         except subprocess.TimeoutExpired:

@@ -7,13 +7,18 @@ import shutil
 from pathlib import Path
 
 from cft_lab.config import PROJECT_ROOT
+from cft_lab.json_files import write_json
+from cft_lab.provenance import FROZEN, code_version
 
 CODE = "code"  # the copy's place in a run folder
 _PARTS = ("cft_lab", "conf", "sweeps", "hydra_plugins", "run.py")
 
 
 def freeze_code(run_folder: Path) -> Path:
-    """Copies what runs stages into a run folder, once; returns the copy, which belongs first on PYTHONPATH."""
+    """Copies what runs stages into a run folder, once, with the commit that it is of.
+
+    Returns the copy, which belongs first on PYTHONPATH.
+    """
     code = run_folder / CODE
     if code.exists():
         return code
@@ -26,5 +31,6 @@ def freeze_code(run_folder: Path) -> Path:
             shutil.copytree(source, unfinished / part, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
             shutil.copy2(source, unfinished / part)
+    write_json(unfinished / FROZEN, code_version())
     os.replace(unfinished, code)
     return code

@@ -43,12 +43,31 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         say(str(error))
         return 2
-    os.chdir(folder.about["directory"])  # paths of the config start there
+    enter_directory(folder)
     if options.serve:
         _serve(folder)
         return 0
     made = [make(folder, key) for key in options.keys]
     return 0 if all(made) else 1
+
+
+def enter_directory(folder: RunFolder) -> None:
+    """Goes where the sweep was started, which may not be on this machine. That is said, and no failure: frozen paths are absolute.
+
+    Only the folder of a model, which is named in keys as it was typed, may be relative: a stage that misses it says so.
+    """
+    try:
+        os.chdir(folder.about["directory"])
+    except OSError as error:
+        say(f"the directory of the start cannot be entered here ({error}): goes on in {_current_directory()}")
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was deleted: / is always there
+        os.chdir("/")
+        return "/"
 
 
 def _serve(folder: RunFolder) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.json_files import read_json
+from cft_lab.locks import is_held
 from cft_lab.sweeps import presence, slurm_queue
 from cft_lab.sweeps.plan import PlannedCell, PlannedStage, is_made, to_make
 from cft_lab.sweeps.progress import Progress, progress_of
 from cft_lab.sweeps.run_folder import RunFolder
 from cft_lab.sweeps.slurm_queue import JobState
-from cft_lab.sweeps.submitted import Submitted, submitted_jobs
+from cft_lab.sweeps.submitted import Submitted, submitted_jobs, unseen_stages
 
 #: done; running: being made now; queued: will be made without anybody's help; failed: ended with an error;
 #: orphaned: what made it, or should have, is gone without a word; blocked: what it stands on is failed or orphaned
@@ -103,6 +104,7 @@ def status_of(folder: RunFolder) -> SweepStatus:
     root = folder.store_root
     jobs = submitted_jobs(folder)
     queue = slurm_queue.states(one.job for one in jobs.values())
+    unseen = unseen_stages(folder, jobs, queue)  # looks at the store afresh, so it comes first
     missing = {stage.key for stage in to_make(folder.plan, root)}
     held = {stage.key for stage in folder.plan.stages if stage.key in missing and _is_being_made(stage, root)}
     at_work = presence.who(folder.path) is not None
@@ -117,6 +119,9 @@ def status_of(folder: RunFolder) -> SweepStatus:
         submitted = jobs.get(stage.key)
         state = queue.get(submitted.job) if submitted else None
         first = submitted is not None and next(key for key in submitted.keys if key in missing) == stage.key
+        if stage.key in unseen:
+            found[stage.key] = StageStatus(stage, "running", "completed, and about to be seen here")
+            continue
         status = _in_queue(stage, submitted, state, first) or _outside(folder, stage, stage.key in held, at_work)
         if status is None:
             broken = [key for key in stage.upstream if key in found and found[key].state in BROKEN]
@@ -163,7 +168,7 @@ def _how_it_ended(submitted: Submitted | None, state: JobState | None) -> str:
 
 def _is_being_made(stage: PlannedStage, root: Path) -> bool:
     """Whether a process holds the stage's lock; only a stage that has begun is asked."""
-    return (root / stage.name / f"{stage.key}.partial").exists() and presence.is_held(root / stage.name / f"{stage.key}.lock")
+    return (root / stage.name / f"{stage.key}.partial").exists() and is_held(root / stage.name / stage.key)
 
 
 def _if_there(path: Path) -> str | None:

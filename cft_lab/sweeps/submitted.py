@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cft_lab.json_files import read_json, write_json
 from cft_lab.sweeps import slurm_queue
+from cft_lab.sweeps.plan import is_made, look_afresh
 from cft_lab.sweeps.run_folder import RunFolder
+from cft_lab.sweeps.slurm_queue import JobState
 
+VISIBLE_AFTER_S = 60  # how long a finished stage may stay unseen on a shared file system before it counts as gone
 _FILE = "submitted.json"
 
 
@@ -41,7 +44,30 @@ def submitted_jobs(folder: RunFolder) -> dict[str, Submitted]:
 
 
 def active_jobs(folder: RunFolder) -> dict[str, str]:
-    """Key -> job of the stages that have a job in the queue. Raises QueueError if SLURM does not answer."""
+    """Key -> job of the stages that have a job in the queue, or one whose output is about to be seen here.
+
+    Raises QueueError if SLURM does not answer.
+    """
     submitted = submitted_jobs(folder)
     states = slurm_queue.states(one.job for one in submitted.values())
-    return {key: one.job for key, one in submitted.items() if one.job in states and states[one.job].active}
+    unseen = unseen_stages(folder, submitted, states)
+    return {key: one.job for key, one in submitted.items() if key in unseen or (one.job in states and states[one.job].active)}
+
+
+def unseen_stages(folder: RunFolder, submitted: Mapping[str, Submitted], states: Mapping[str, JobState]) -> set[str]:
+    """The stages that SLURM says were completed a moment ago and that are not seen here yet: a shared file system may be late.
+
+    A job that gathers completes without what it could not make: a stage whose upstream is not there is none of these.
+    """
+    planned = {stage.key: stage for stage in folder.plan.stages}
+    found: set[str] = set()
+    for stage in folder.plan.stages:
+        state = states.get(submitted[stage.key].job) if stage.key in submitted else None
+        if state is None or state.state != "COMPLETED" or is_made(stage, folder.store_root):
+            continue
+        look_afresh(stage, folder.store_root)
+        late = state.ended is not None and time.time() - state.ended < VISIBLE_AFTER_S
+        above = (key in found or is_made(planned[key], folder.store_root) for key in stage.upstream)
+        if late and not is_made(stage, folder.store_root) and all(above):
+            found.add(stage.key)
+    return found

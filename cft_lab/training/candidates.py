@@ -14,9 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from cft_lab.config import DataError
 from cft_lab.runtime import save_model
+from cft_lab.training.faults import TrainingError
 from cft_lab.training.ranks import Ranks, whole
+from cft_lab.training.writing import cause_in_words, sync
 
 if TYPE_CHECKING:
     import torch
@@ -51,16 +55,33 @@ def save_candidate(
 ) -> None:
     """Writes `folder` in the hub's format, weights in `dtype`; see `runtime.save_model` for where it stops generating.
 
-    Every process calls it; the first one writes, and the others wait until the folder is there.
+    Every process calls it; the first one writes, and the others wait until the folder is there. Raises TrainingError if it cannot
+    be written, a full disk above all; nothing is left of it then.
     """
     weights = _gather(model, ranks, dtype)
     if ranks.first:
         made = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(made, ignore_errors=True)
-        save_model(_plain(model, dtype), tokenizer, end_of_turn, made, weights)
+        try:
+            save_model(_plain(model, dtype), tokenizer, end_of_turn, made, weights)
+            for file in made.iterdir():
+                sync(file)
+            sync(made)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(made, ignore_errors=True)
+            raise TrainingError(_cannot_save(folder, weights, error)) from error
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed after this step and resumed before it
         os.replace(made, folder)
+        sync(folder.parent)
     ranks.barrier()
+
+
+def _cannot_save(folder: Path, weights: Mapping[str, torch.Tensor], error: Exception) -> str:
+    needed = sum(weight.numel() * weight.element_size() for weight in weights.values())
+    return (
+        f"the candidate {folder} could not be written: {cause_in_words([error], needed, folder)}. Free some space, or bound what "
+        "is kept on the disk (train.keep_candidates, train.selection.mode=none); what was trained up to the last resume state stays"
+    )
 
 
 def _gather(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -1,30 +1,24 @@
-"""What a training costs in steps, hours and disk, before it starts; and roughly what an evaluation will."""
+"""What a training costs in steps, hours and disk, before it starts."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from cft_lab.config import Config, ConfigError, OptimizationConfig, ShapeConfig
-from cft_lab.evaluation.benchmarks import BENCHMARKS
-from cft_lab.training.devices import Device, find_device, passes_precision
+from cft_lab.config import Config, OptimizationConfig, ShapeConfig
+from cft_lab.training.devices import Device
 from cft_lab.training.estimate import optimizer_bytes
-from cft_lab.training.lengths import Lengths, assumed_lengths
-from cft_lab.training.meters import PEAK_TFLOPS, flops_of_shape
-from cft_lab.training.shapes import count_parameters, shape_of
+from cft_lab.training.lengths import Lengths
+from cft_lab.training.meters import flops_of_shape
+from cft_lab.training.shapes import count_parameters
 
 GB = 1e9
 #: share of the peak that training reaches, where none was measured, and where the figure is from
 ASSUMED_UTILIZATION = 0.35
 UTILIZATION_BASIS = "33 to 39 % published by torchtitan for Llama 3.1 8B under FSDP2 on 8 to 128 H100"
-#: of a GPU whose peak nobody stated, where a cost is wanted all the same
-ASSUMED_TFLOPS = PEAK_TFLOPS["H100"]
-#: output tokens a second of a GPU that generates with a 7B model in large batches, in bf16, and where the figure is from
-_GENERATED_PER_SECOND, _GENERATED_PARAMETERS = 10_000.0, 8e9
-_GENERATED_BASIS = "10,000 output tokens/s of an 8B model on a GPU (sglang issue 1008), in proportion to the parameters"
+PARTIAL = ".partial"  # ends the name of a folder that is being made
 _RESUME_STATES = 3  # two are kept while the next is written
 _RECOMPUTED = {"none": 0.0, "selective": 0.0, "full": 1 / 3}  # work done twice, as a share; selective repeats no matrix product
 
@@ -62,6 +56,7 @@ class Disk:
     resume: float  # all resume states that are on the disk at once
     free: float
     folder: Path
+    begun: float = 0.0  # of what is needed, there already: the training was interrupted
 
     @property
     def needed(self) -> float:
@@ -71,21 +66,16 @@ class Disk:
     @property
     def shortage(self) -> str | None:
         """What to do if it does not fit; None if it does."""
-        if self.needed <= self.free:
+        if self.needed <= self.free + self.begun:
             return None
         return (
-            f"the training needs {self.needed / GB:,.0f} GB of disk and {self.free / GB:,.0f} GB are free at {self.folder}: set "
+            f"the training needs {_gb(self.needed - self.begun)} GB of disk and {_gb(self.free)} GB are free at {self.folder}: set "
             "train.keep_candidates=2, or train.selection.mode=none (one candidate), or set output_root to a larger disk"
         )
 
 
-@dataclass(frozen=True)
-class Cost:
-    """An estimate for planning: hours of one GPU each, disk in GB (10^9 bytes), and what both rest on. None: not known."""
-
-    gpu_hours: float | None
-    disk_gb: float
-    basis: str
+def _gb(num_bytes: float) -> str:
+    return f"{num_bytes / GB:,.0f}" if num_bytes >= 10 * GB else f"{num_bytes / GB:.2g}"
 
 
 def count_steps(config: Config, lengths: Lengths) -> Steps:
@@ -124,7 +114,8 @@ def estimate_time(
 def estimate_disk(config: Config, shape: ShapeConfig, steps: Steps, precision: str, folder: Path) -> Disk:
     """Candidates, in bf16 if that is what they were computed in (`precision`), and resume states (weights and optimizer state).
 
-    The next resume state is written beside the two that are kept.
+    The next resume state is written beside the two that are kept. `folder` is on the disk; if it is that of the
+    training itself, what it holds counts as room.
     """
     train = config.train
     number = count_parameters(shape).total
@@ -135,43 +126,11 @@ def estimate_disk(config: Config, shape: ShapeConfig, steps: Steps, precision: s
     while not there.exists():
         there = there.parent
     candidate = number * (2 if "bf16" in (precision, train.weights) else 4)
-    return Disk(candidate, held, states * state, shutil.disk_usage(there).free, there)
-
-
-def training_cost(config: Config) -> Cost:
-    """GPU-hours and disk of a cell's training, with assumed lengths. Raises ConfigError if it trains nothing, or has no shape."""
-    shape = shape_of(config.model)
-    if shape is None:
-        raise ConfigError(f"model={config.model.name} has no model.shape: {SHAPE_REMEDY}")
-    lengths, device = assumed_lengths(config), find_device(config)
-    steps = count_steps(config, lengths)
-    disk = estimate_disk(config, shape, steps, passes_precision(config.train, device.kind), Path("/"))
-    if device.kind == "cpu":
-        return Cost(0.0, disk.needed / GB, "trained on the CPU")
-    if device.tflops is None:
-        device = dataclasses.replace(device, tflops=ASSUMED_TFLOPS, tflops_basis="an H100's, because no GPU is stated")
-    time = estimate_time(config.train, shape, lengths, device)
-    return Cost(time.device_hours, disk.needed / GB, f"{time.basis}; lengths {lengths.basis}")
+    begun = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.name.endswith(PARTIAL) else 0
+    return Disk(candidate, held, states * state, shutil.disk_usage(there).free, there, begun)
 
 
 SHAPE_REMEDY = (
     "add it to conf/model (shape: {architecture, hidden_size, intermediate_size, layers, heads, kv_heads, vocab_size, "
     "tied_embeddings}), or fetch the model"
 )
-
-
-def evaluation_cost(config: Config, benchmark: str) -> Cost:
-    """GPU-hours of evaluating the cell's model on a benchmark, at most: every text is taken to run to its length limit."""
-    shape = shape_of(config.model)
-    if shape is None:
-        return Cost(None, 0.0, "the model's shape is not known")
-    if find_device(config).kind == "cpu":
-        return Cost(0.0, 0.0, "evaluated on the CPU")
-    size = BENCHMARKS[benchmark].size
-    items = size if config.benchmarks.items is None else min(size, config.benchmarks.items)
-    inference = config.inference
-    rounds = 2 * inference.max_rounds if inference.name == "two-stage" else 1
-    tokens = items * inference.samples * inference.max_new_tokens * rounds
-    seconds = tokens * count_parameters(shape).total / _GENERATED_PARAMETERS / _GENERATED_PER_SECOND
-    told = f"at most: {items:,} items x {inference.samples} x {inference.max_new_tokens:,} tokens x {rounds} texts"
-    return Cost(seconds / 3600, 0.0, f"{told}; {_GENERATED_BASIS}")

@@ -46,10 +46,12 @@ def find_device(config: Config) -> Device:
     """The device that the cell's training is planned for.
 
     A GPU that `train.device_memory_gb` describes comes before the one that is here; a paper-scale model is never planned for a CPU.
+    What SLURM is still to give has as many GPUs as `cluster.train.gpus` asks for.
     """
     train = config.train
     stated = train.device_memory_gb
-    seen = [] if stated is not None or not has_gpu() else _nvidia_smi()
+    elsewhere = config.cluster.kind == "slurm" and "SLURM_JOB_ID" not in os.environ
+    seen = [] if stated is not None or elsewhere or not has_gpu() else nvidia_smi()
     if stated is None and not has_gpu() and config.model.scale == "lab":
         memory, basis = _free_ram()
         return Device("cpu", "CPU", True, memory, basis, *_peak(train, "cpu", ""), train.processes or 1, train.nodes)
@@ -58,8 +60,28 @@ def find_device(config: Config) -> Device:
         memory, basis = _USABLE * stated * GIB, f"train.device_memory_gb={stated:g}, 99 % of it"
     elif seen:
         name, memory, basis = seen[0][0], min(size for _, size in seen), "nvidia-smi, 99 % of it"
-    count = train.processes or len(seen) or 1
+    count = train.processes or len(seen) or (config.cluster.train.gpus if elsewhere else 0) or 1
     return Device("cuda", name, bool(seen), memory, basis, *_peak(train, "cuda", name), count, train.nodes)
+
+
+def misplacement(config: Config) -> list[str]:
+    """Why the processes of a training have no place where its config lets it run, in lines; none if they have."""
+    train, cluster = config.train, config.cluster
+    found = []
+    if cluster.kind == "slurm":
+        if cluster.train.gpus and (train.processes or 1) > cluster.train.gpus:
+            asked = f"cluster.train.gpus={cluster.train.gpus}"
+            found.append(f"train.processes={train.processes}, but {asked} on each node: lower the one or raise the other")
+        return found
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("SLURM_NNODES") or 1)
+    if train.nodes > nodes:
+        has = f"has {nodes}" if "SLURM_JOB_NODELIST" in os.environ else "is none"
+        needs = f"train.nodes={train.nodes} needs a SLURM job of so many nodes, and this {has}"
+        found.append(f"{needs}: set cluster=slurm, or train.nodes={nodes}")
+    gpus = len(nvidia_smi()) if train.processes is not None and has_gpu() else 0
+    if gpus and train.processes is not None and train.processes > gpus:
+        found.append(f"train.processes={train.processes}, but {gpus} GPUs are visible here: lower it, or leave it out")
+    return found
 
 
 def passes_precision(train: OptimizationConfig, kind: str) -> str:
@@ -77,7 +99,7 @@ def _peak(train: TrainConfig, kind: str, name: str) -> tuple[float | None, str]:
     return peak / 1e12, "train.device_tflops" if train.device_tflops is not None else f"data sheet of {name}, dense bf16"
 
 
-def _nvidia_smi() -> list[tuple[str, float]]:
+def nvidia_smi() -> list[tuple[str, float]]:
     """(name, bytes) of each GPU that this process may use; empty if the driver's tool does not answer."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")

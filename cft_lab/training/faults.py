@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cft_lab.config import OptimizationConfig
 from cft_lab.json_files import write_json
 from cft_lab.training.encode import Encoded
+from cft_lab.training.ranks import conflict_in_ranks
 
 if TYPE_CHECKING:
     from cft_lab.training.batches import Packed
@@ -49,8 +51,57 @@ def write_nonfinite(
         )
 
 
-def explain_out_of_memory(config: OptimizationConfig, micro_batches: Sequence[Packed], said: str, estimate: str = "") -> str:
-    """What was computed when a GPU's memory ran out, `estimate` of what it should have taken, and what can still be changed."""
+def causes_of(error: BaseException) -> list[BaseException]:
+    """An error and, of torch's report about a checkpoint and several processes, what each of them met."""
+    return [error, *(failure for failure, _ in getattr(error, "failures", {}).values())]
+
+
+def out_of_memory(error: BaseException) -> BaseException | None:
+    """The cause of an error that says that a GPU's or the machine's memory ran out, None if there is none."""
+    import torch
+
+    for cause in causes_of(error):
+        on_cpu = isinstance(cause, RuntimeError) and "DefaultCPUAllocator" in str(cause)
+        if on_cpu or isinstance(cause, (torch.OutOfMemoryError, MemoryError)):
+            return cause
+    return None
+
+
+@contextlib.contextmanager
+def memory_explained(explain: Callable[[str], str]) -> Iterator[None]:
+    """Turns memory that ran out into a TrainingError with what `explain` makes of what was said."""
+    try:
+        yield
+    except TrainingError:
+        raise
+    except BaseException as error:  # torch's report about a checkpoint is no Exception
+        cause = out_of_memory(error)
+        if cause is None:
+            raise
+        raise TrainingError(explain(str(cause))) from error
+
+
+def explain_no_room(config: OptimizationConfig, ranks: int, doing: str, said: str) -> str:
+    """What was done when memory ran out outside of a step, and what can still be changed."""
+    levers = "; ".join(_levers_of_weights(config, ranks))
+    first = said.splitlines()[0] if said else ""
+    return f"out of memory while {doing}\nwhat can still be changed: {levers}\n{first}".rstrip()
+
+
+def _levers_of_weights(config: OptimizationConfig, ranks: int) -> list[str]:
+    """Settings that shrink weights, gradients and moments."""
+    levers = []
+    if config.optimizer == "adamw":
+        low_bit = "adamw-8bit, with 6" if ranks == 1 else "adamw-bf16, with 8"
+        levers.append(f"weights=bf16 precision=bf16 optimizer={low_bit} instead of 16 bytes per parameter")
+    several = " (with optimizer=adamw-bf16)" if ranks == 1 and conflict_in_ranks(config, 2) else ""
+    return [*levers, f"more GPUs{several}, which share weights, gradients and moments"]
+
+
+def explain_out_of_memory(
+    config: OptimizationConfig, micro_batches: Sequence[Packed], said: str, estimate: str = "", ranks: int = 1
+) -> str:
+    """What was computed when memory ran out, `estimate` of what it should have taken, and what can still be changed."""
     largest = max(micro_batches, key=lambda packed: len(packed.input_ids))
     levers = []
     if config.micro_batch_tokens > max(largest.lengths):
@@ -61,9 +112,7 @@ def explain_out_of_memory(config: OptimizationConfig, micro_batches: Sequence[Pa
         levers.append("activation_checkpointing=selective, which keeps about half, or full, which keeps a block's input alone")
     if config.activation_checkpointing == "selective":
         levers.append("activation_checkpointing=full")
-    if config.optimizer == "adamw":
-        levers.append("weights=bf16 precision=bf16 optimizer=adamw-8bit, with 6 instead of 16 bytes per parameter")
-    levers.append("more GPUs, which share weights, gradients and moments")
+    levers += _levers_of_weights(config, ranks)
     return "\n".join(
         [
             f"out of memory in an optimizer step whose largest micro-batch has {len(largest.input_ids):,} tokens in "

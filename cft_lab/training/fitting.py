@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from cft_lab.config import Config, OptimizationConfig, ShapeConfig
-from cft_lab.training.devices import GIB, Device, find_device, passes_precision
+from cft_lab.training.devices import GIB, Device, find_device, misplacement, passes_precision
 from cft_lab.training.estimate import Memory, Setting, estimate_memory
 from cft_lab.training.lengths import Lengths, assumed_lengths
+from cft_lab.training.ranks import conflict_in_ranks
 from cft_lab.training.shapes import shape_of
 
 _PER_NODE = 8  # GPUs of a node, when more are counted than one node has
 _MOST_RANKS = 128
 _FEWEST_TOKENS = 512
 
-#: settings that save memory, from those that cost least: nothing, then time, then exactness of the optimizer
+#: settings that save memory, from those that cost least: nothing, then time, then exactness of the optimizer. `_runnable`
+#: changes those that do not work in several processes
 LEVERS: tuple[dict[str, Any], ...] = (
     {},
     {"activation_checkpointing": "selective"},
@@ -68,6 +70,7 @@ def _processes(ranks: int) -> str:
 
 def _most_tokens(setting: Setting, lever: dict[str, Any], limit: float) -> Fit | None:
     """The lever with the largest micro-batches that fit; None if not even one sequence does, or the lever is already pulled."""
+    lever = _runnable(setting, lever)
     changed: dict[str, Any] = {name: value for name, value in lever.items() if getattr(setting.config, name) != value}
     if lever and not changed:
         return None
@@ -81,6 +84,12 @@ def _most_tokens(setting: Setting, lever: dict[str, Any], limit: float) -> Fit |
         if tokens <= fewest:
             return None
         tokens = max(tokens // 2, fewest)
+
+
+def _runnable(setting: Setting, lever: dict[str, Any]) -> dict[str, Any]:
+    """The lever with another optimizer, where it and the settings that it leaves cannot run in so many processes."""
+    with_it = dataclasses.replace(setting.config, **lever)
+    return lever if conflict_in_ranks(with_it, setting.ranks) is None else lever | {"optimizer": "adamw-bf16"}
 
 
 def misfit(name: str, setting: Setting, memory: Memory, device: Device) -> list[str]:
@@ -102,16 +111,24 @@ def misfit(name: str, setting: Setting, memory: Memory, device: Device) -> list[
 
 
 def refusal(config: Config) -> str | None:
-    """Why the cell's training cannot fit into the devices that it is planned for, and what would; None if it can, or nobody knows.
+    """Why the cell's training cannot run on the devices it is planned for, and what would fit; None if it can, or nobody knows.
 
     Lengths of sequences are assumed, so it is safe to ask before anything is made.
     """
-    shape = shape_of(config.model)
-    if shape is None or config.method.name == "base":
+    if config.method.name == "base":
         return None
-    device = find_device(config)
-    setting = setting_of(config, shape, device, assumed_lengths(config))
-    return "; ".join(misfit(f"model={config.model.name}", setting, estimate_memory(setting), device)) or None
+    shape, device = shape_of(config.model), find_device(config)
+    found = [*misplacement(config), *unrunnable(config, device)]
+    if shape is not None:
+        setting = setting_of(config, shape, device, assumed_lengths(config))
+        found += misfit(f"model={config.model.name}", setting, estimate_memory(setting), device)
+    return "; ".join(found) or None
+
+
+def unrunnable(config: Config, device: Device) -> list[str]:
+    """Which settings do not work in as many processes as there are devices; an empty list if all do."""
+    conflict = conflict_in_ranks(config.train, device.ranks)
+    return [f"train, in {plural(device.ranks, 'process')}: {conflict}"] if conflict else []
 
 
 def estimate_in_words(

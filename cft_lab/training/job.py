@@ -7,6 +7,7 @@ another node. The first process writes metrics.jsonl and what became of the trai
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -21,7 +22,7 @@ from cft_lab.records import Example
 from cft_lab.runtime import load_model, resolve_precision
 from cft_lab.tracking import MetricsFile
 from cft_lab.training.candidates import candidate_folder, check_model_folder, save_candidate
-from cft_lab.training.faults import TrainingError
+from cft_lab.training.faults import TrainingError, explain_no_room, memory_explained
 from cft_lab.training.ranks import Ranks, empty_model, open_ranks
 from cft_lab.training.resume import resume_step
 from cft_lab.training.signals import Requeue, StopRequest, stop_requests
@@ -93,7 +94,8 @@ def run_rank(
     examples = read_records(job.examples, Example)
     encoded = encode_examples(examples, tokenizer, job.style, job.end_of_turn, job.train.max_length)
     steps = total_steps(len(encoded.sequences), job.train)
-    model, dtype = _load(job, ranks), _written_dtype(job, ranks)
+    with memory_explained(functools.partial(explain_no_room, job.train, ranks.world, "the model was loaded")):
+        model, dtype = _load(job, ranks), _written_dtype(job, ranks)
     with _metrics(job.folder, ranks) as append:
 
         def note(row: Mapping[str, Any]) -> None:
@@ -199,7 +201,7 @@ def _say(line: str) -> None:
 def _obey_parent(stop: StopRequest) -> None:
     """Listens to the parent through stdin, which torchrun and srun hand on: a byte asks to end, its end means the parent is gone.
 
-    Several processes share one stdin; whichever reads the byte tells the others after its step.
+    Several processes share one stdin; whichever reads the byte tells the others after its micro-batch.
     """
 
     def listen() -> None:

@@ -109,6 +109,7 @@ class _Launch:
         self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._launchers: list[subprocess.Popen[bytes]] = []
         self._ears: list[threading.Thread] = []
+        self._lost: str | None = None  # the launcher of a node that is gone
 
     def run(self, stop: StopRequest, progress: bool) -> dict[str, Any]:
         """Starts, watches and ends them, and gives the counts of the training."""
@@ -119,9 +120,10 @@ class _Launch:
         try:
             self._start()
             with contextlib.closing(RemoteBar(progress)) as bar:
-                while self._alive() and not self._failed():
+                while self._alive() and not self._failed() and self._lost is None:
                     self._hand_on(stop)
                     self._listen(tail, bar)
+                    self._lost = self._lost_launcher()
                     time.sleep(_POLL_S)
                 self._end()
                 self._listen(tail, bar)
@@ -184,6 +186,16 @@ class _Launch:
     def _alive(self) -> bool:
         return any(launcher.poll() is None for launcher in self._launchers)
 
+    def _lost_launcher(self) -> str | None:
+        """Which of several launchers was killed; the others would wait ten minutes for it to come back. None if none was.
+
+        One that used up its restarts ends with an exit code of its own.
+        """
+        for node, launcher in zip(self._nodes, self._launchers, strict=True):
+            if len(self._nodes) > 1 and launcher.poll() is not None and launcher.returncode < 0:
+                return f"the launcher on {node.host} was ended by {signal.Signals(-launcher.returncode).name}"
+        return None
+
     def _failed(self) -> list[str]:
         """Why processes cannot go on, where starting them again would not help."""
         return [read_json(file)["text"] for file in sorted(self._place.glob(FAILED.format(rank="*")))]
@@ -236,12 +248,11 @@ class _Launch:
         if outcome["kind"] == "done":
             counts: dict[str, Any] = outcome["counts"]
             return counts
-        raise TrainingError(f"{post_mortem(self._place)}. {self._how_to_go_on()}")
-
-    def _how_to_go_on(self) -> str:
-        step = resume_step(self._job.folder)
+        go_on = f"run the same command again to go on from step {resume_step(self._job.folder)}"
+        if self._lost:
+            raise TrainingError(f"{self._lost}, and the training with it: {go_on}")
         restarts = f"after {self._job.train.max_restarts} restarts (train.max_restarts)"
-        return f"It was given up {restarts}; run the same command again to go on from step {step}"
+        raise TrainingError(f"{post_mortem(self._place)}. It was given up {restarts}; {go_on}")
 
 
 def _free_port() -> int:

@@ -9,10 +9,11 @@ micro-batches of a step, and each computes the same number of them.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from cft_lab.runtime import autocast, resolve_precision, set_threads
 from cft_lab.training.attention import padding_free
 from cft_lab.training.batches import Packed, batch_at, pack, split_step, without_targets
 from cft_lab.training.encode import Encoded
-from cft_lab.training.faults import TrainingError, explain_out_of_memory, refuse_unusable, write_nonfinite
+from cft_lab.training.faults import explain_no_room, explain_out_of_memory, memory_explained, refuse_unusable, write_nonfinite
 from cft_lab.training.fitting import estimate_in_words
 from cft_lab.training.levers import apply_levers
 from cft_lab.training.loss import SummedLoss
@@ -53,6 +54,7 @@ class Training:
     ranks: Ranks
     precision: str  # of the products: fp32 or bf16
     meter: Meter
+    stop: StopRequest
 
     @property
     def steps(self) -> int:
@@ -90,35 +92,47 @@ def train(
     until_step: int | None = None,
     say: Callable[[str], None] = print,
     progress: bool = True,
-    pad_id: int | None = None,
 ) -> int:
     """Trains `model` in place up to its last step, or to `until_step`, and returns the number of optimizer steps done.
 
     `save(step)` is called after every `save_every_steps` steps and after the last, `report` after each step. The resume
     state lives in `folder` and is picked up from there; the caller discards it once it has saved what it wants
     (`discard_resume`). Each of several `ranks` calls this with the same arguments; a model without memory for its weights is filled
-    from the folder `weights`. Nothing is padded, so `pad_id` is not read. Raises TrainingError if the sequences cannot be trained
+    from the folder `weights`. Raises TrainingError if the sequences cannot be trained
     on, if losses or gradients are no numbers (`max_nonfinite_steps`), or if memory runs out; Requeue, with everything saved, if
-    `stop` asks for it.
+    `stop` asks for it: it is looked at between micro-batches, and the step that was begun is dropped.
     """
     refuse_unusable(sequences, config)
-    run = _start(model, sequences, config, seed, folder, ranks or one_rank(), weights)
-    done = saved = load_resume(folder, model, run.optimizer, run.ranks, seed, say)
+    ranks, stop = ranks or one_rank(), stop or StopRequest()
+
+    def room_for(doing: str) -> AbstractContextManager[None]:
+        return memory_explained(functools.partial(explain_no_room, config, ranks.world, doing))
+
+    with room_for("the model was put on its device"):
+        run = _start(model, sequences, config, seed, folder, ranks, weights, stop)
+    with room_for("the resume state was loaded"):
+        done = saved = load_resume(folder, model, run.optimizer, ranks, seed, say)
     last = min(run.steps, until_step or run.steps)
     with padding_free(model), Bar(run.steps, done, progress) as bar:
-        while not (asked := run.ranks.any(stop is not None and stop.asked)) and done < last:
+        while not (asked := ranks.any(stop.asked)) and done < last:
             metrics = _optimizer_step(run, done)
+            if metrics is None:
+                asked = True
+                break
             done += 1
             report(metrics)
             bar.show(metrics)
             if done % config.save_every_steps == 0 or done == run.steps:
-                save(done)
+                with room_for(f"the candidate of step {done} was saved"):
+                    save(done)
             if done % config.resume_every_steps == 0 or done == last:
-                save_resume(folder, model, run.optimizer, run.ranks, done)
+                with room_for(f"the resume state of step {done} was saved"):
+                    save_resume(folder, model, run.optimizer, ranks, done)
                 saved = done
     if asked:
         if done > saved:
-            save_resume(folder, model, run.optimizer, run.ranks, done)
+            with room_for(f"the resume state of step {done} was saved"):
+                save_resume(folder, model, run.optimizer, ranks, done)
         raise Requeue(f"Stopped as asked: the training is saved at step {done} of {run.steps}.")
     model.eval()
     return done
@@ -132,6 +146,7 @@ def _start(
     folder: Path,
     ranks: Ranks,
     weights: Path | None,
+    stop: StopRequest,
 ) -> Training:
     """Puts the model on its devices with its levers set, and makes what trains it."""
     set_threads(config.cpu_threads)
@@ -156,25 +171,34 @@ def _start(
         ranks=ranks,
         precision=precision,
         meter=Meter(flops_of_model(model), peak_flops(config, precision, name), ranks.world, steps, device),
+        stop=stop,
     )
 
 
-def _optimizer_step(run: Training, step: int) -> StepMetrics:
-    """One step from its batch to its metrics; a step whose loss or gradient is no number leaves the weights as they are."""
+def _optimizer_step(run: Training, step: int) -> StepMetrics | None:
+    """One step from its batch to its metrics; a step whose loss or gradient is no number leaves the weights as they are.
+
+    None, and everything as before it, if the processes were asked to end in its middle.
+    """
     started = time.perf_counter()
     indices = batch_at(step, len(run.sequences), run.config, run.seed)
     batch = [run.sequences[index] for index in indices]
     targets = sum(sequence.num_targets for sequence in batch)
     micro_batches = _micro_batches(run, batch)
     lr = learning_rate(step, run.steps, run.config)
-    try:
+
+    def explain(said: str) -> str:
+        return explain_out_of_memory(run.config, micro_batches, said, _estimated(run, micro_batches), run.ranks.world)
+
+    with memory_explained(explain):
         loss = _accumulate_gradient(run, micro_batches, targets)
+        if loss is None:
+            run.optimizer.zero_grad(set_to_none=True)
+            return None
         norm = _clip_gradient(run)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             update(run.optimizer, lr)
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(explain_out_of_memory(run.config, micro_batches, str(error), _estimated(run, micro_batches))) from error
     run.optimizer.zero_grad(set_to_none=True)
     if not finite and run.ranks.first:
         write_nonfinite(run.folder, step + 1, loss, norm, indices, batch, run.config.max_nonfinite_steps)
@@ -206,12 +230,18 @@ def _micro_batches(run: Training, batch: Sequence[Encoded]) -> list[Packed]:
     return [pack([batch[place] for place in places] or [without_targets(batch[0])]) for places in shares[run.ranks.rank]]
 
 
-def _accumulate_gradient(run: Training, micro_batches: Sequence[Packed], targets: int) -> float:
-    """Adds the gradient of the loss over all `targets` of the step, and returns that loss; both are of all processes."""
+def _accumulate_gradient(run: Training, micro_batches: Sequence[Packed], targets: int) -> float | None:
+    """Adds the gradient of the loss over all `targets` of the step, and returns that loss; both are of all processes.
+
+    A step may take longer than a scheduler waits after its warning: between micro-batches, of which every process has as many, the
+    processes agree whether to end, and give up the step then: None.
+    """
     device = run.ranks.device
     loss = torch.zeros((), device=device)
     casts_by_itself = run.ranks.world > 1 or run.config.weights == "bf16"  # FSDP does; bf16 weights make bf16 products
-    for packed in micro_batches:
+    for place, packed in enumerate(micro_batches):
+        if place and run.ranks.any(run.stop.asked):
+            return None
         with nullcontext() if casts_by_itself else autocast(run.precision, device.type):
             micro_loss = run.summed_loss(packed.to(device)) / targets
         micro_loss.backward()

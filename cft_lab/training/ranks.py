@@ -141,12 +141,18 @@ def shard(root: torch.nn.Module, model: PreTrainedModel, ranks: Ranks, config: O
 
 
 def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal model of a folder, without memory for its weights: they are on the meta device until `fill`."""
+    """The causal model of a folder, without memory for its weights: they are on the meta device until `fill`.
+
+    It generates as the folder's own generation_config says, as `from_pretrained` would have it.
+    """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME
 
     with init_empty_weights(include_buffers=False):  # buffers, such as rotary frequencies, are computed, not loaded
         model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
 
 

@@ -9,7 +9,6 @@ processes than saved it.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import random
@@ -19,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cft_lab.json_files import read_json
-from cft_lab.training.faults import TrainingError
+from cft_lab.training.faults import TrainingError, causes_of, out_of_memory
 from cft_lab.training.optimizers import as_compiled_as_pays
 from cft_lab.training.ranks import Ranks, one_process_is_meant
+from cft_lab.training.writing import cause_in_words, sync
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 STATES = "resume"  # the folder of a training's states
 INDEX = "index.json"  # of a state: step, processes, whether there are moments, size of each file in bytes; written last
 KEPT = 2
+#: what torch says, as a mere RuntimeError or ValueError, of files that it cannot write, or that do not hold what is wanted
+_WRITING = ("PytorchStreamWriter", "inline_container")
+_READING = ("PytorchStreamReader", "inline_container", "Missing key in checkpoint", "Size mismatch")
 
 
 def save_resume(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, step: int) -> None:
     """Writes the state after optimizer step `step` and lets go of all but the last two.
 
     Every process calls it. Raises TrainingError if it cannot be written, a full disk above all; earlier states stay as they are.
+    With several processes, what is no error of writing (one of them died) is raised as it is.
     """
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -53,14 +57,16 @@ def save_resume(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Opt
             sizes = {file.name: file.stat().st_size for file in sorted(made.iterdir())}
             _write_synced(made / INDEX, {"step": step, "world": ranks.world, "moments": bool(optimizer.state), "sizes": sizes})
     except (CheckpointException, OSError, RuntimeError) as error:
+        if not _is_ours(error, ranks, _WRITING):
+            raise  # memory ran out; or another process died, which its launcher mends by starting all again
         if ranks.first:
             shutil.rmtree(made, ignore_errors=True)
         raise TrainingError(_cannot_save(folder, step, tensors, error)) from error
     if ranks.first:
-        _sync(made)
+        sync(made)
         shutil.rmtree(final, ignore_errors=True)
         made.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
         for old in _states(folder)[:-KEPT]:
             shutil.rmtree(old)
 
@@ -98,6 +104,8 @@ def load_resume(
         with one_process_is_meant():
             load(tensors, storage_reader=FileSystemReader(state), no_dist=ranks.world == 1)
     except CheckpointException as error:
+        if not _is_ours(error, ranks, _READING):
+            raise
         raise TrainingError(
             f"the resume state {state}, saved by {index['world']} processes, could not be loaded by {ranks.world}. Go on with as "
             f"many as saved it, or delete {folder / STATES} to train from the beginning. {error}"
@@ -215,13 +223,24 @@ def _cannot_save(folder: Path, step: int, tensors: dict[str, Any], error: BaseEx
         needed = sum(file.stat().st_size for file in states[-1].iterdir())
     else:
         stays, needed = "there is no earlier one", _num_bytes(tensors)
-    free = shutil.disk_usage(folder).free
-    causes = [error, *(failure for failure, _ in getattr(error, "failures", {}).values())]
-    full = free < needed or any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes)
-    why = "the disk is full" if full else f"{type(causes[-1]).__name__}: {causes[-1]}"
     return (
-        f"the resume state of step {step} could not be written to {folder / STATES}: {why}. It needs {_size(needed)}, and "
-        f"{_size(free)} are free; {stays}. Free some space and run the same command again"
+        f"the resume state of step {step} could not be written to {folder / STATES}: "
+        f"{cause_in_words(causes_of(error), needed, folder)}; {stays}. Free some space and run the same command again"
+    )
+
+
+def _is_ours(error: BaseException, ranks: Ranks, sayings: tuple[str, ...]) -> bool:
+    """Whether an error is one of files, by its type or by one of `sayings`, and not that memory ran out or another process is gone.
+
+    A process alone has no others.
+    """
+    if out_of_memory(error):
+        return False
+    return ranks.world == 1 or any(
+        any(saying in str(cause) for saying in sayings)
+        if not isinstance(cause, OSError)
+        else not isinstance(cause, (ConnectionError, TimeoutError))
+        for cause in causes_of(error)
     )
 
 
@@ -231,10 +250,6 @@ def _num_bytes(tensors: dict[str, Any]) -> int:
     from torch.utils._pytree import tree_leaves
 
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(tensors) if isinstance(leaf, torch.Tensor))
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.2f} MB"
 
 
 def _random_state() -> dict[str, Any]:
@@ -282,11 +297,3 @@ def _write_synced(path: Path, value: Any) -> None:
         file.write(json.dumps(value))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

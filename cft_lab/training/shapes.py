@@ -69,9 +69,9 @@ def count_text(number: float) -> str:
 
 
 def shape_of(model: ModelConfig) -> ShapeConfig | None:
-    """The shape of a model that can be trained: a lab model's, the one in its config, or the one in its folder on this disk.
+    """The shape of a model that can be trained: a lab model's, that of its folder on this disk, or else the one in conf/model.
 
-    None if the model is behind an API, or neither conf/model nor the local cache says what it looks like.
+    None if the model is behind an API, or neither the local cache nor conf/model says what it looks like.
     """
     if model.lab is not None:
         lab = model.lab
@@ -85,9 +85,17 @@ def shape_of(model: ModelConfig) -> ShapeConfig | None:
             vocab_size=lab.vocab_size + NUMBER_TOKENS,
             tied_embeddings=lab.tied_embeddings,
         )
-    if model.shape is not None or model.hub_id is None:
-        return model.shape
-    folder = cached_snapshot(model.hub_id, model.revision)
+    return _own_shape(model) or model.shape
+
+
+def shape_basis(model: ModelConfig) -> str:
+    """Where `shape_of` has a model's shape from."""
+    return "model.lab" if model.lab is not None else "its config.json" if _own_shape(model) else "model.shape"
+
+
+def _own_shape(model: ModelConfig) -> ShapeConfig | None:
+    """The shape that the model's own config.json tells, if its folder is on this disk and its architecture is known here."""
+    folder = None if model.hub_id is None else cached_snapshot(model.hub_id, model.revision)
     return None if folder is None else shape_from(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 

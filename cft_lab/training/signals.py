@@ -1,6 +1,6 @@
 """The signals by which a scheduler asks a process to end: SIGTERM, and SIGUSR2 ahead of a time limit.
 
-Training finishes its step, saves and ends; everything else ends at once, because it can be resumed at any moment. Either way
+Training finishes its micro-batch, saves and ends; everything else ends at once, because it can be resumed at any moment. Either way
 the process ends with `EXIT_REQUEUE`, which tells a scheduler to start the same command again.
 """
 

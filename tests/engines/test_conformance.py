@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,14 +19,19 @@ from pathlib import Path
 
 import pytest
 
-from cft_lab.config import ApiConfig, EngineConfig
+from cft_lab.config import ApiConfig, EngineConfig, TrainConfig
 from cft_lab.engines.api.engine import OpenAIEngine
 from cft_lab.engines.base import Engine, Prompt
 from cft_lab.engines.sharding import ModelFolder, open_model
+from cft_lab.json_files import write_records
 from cft_lab.lab.benchmarks import LAB_SETS
-from cft_lab.lab.tokenizer import TURN_END
+from cft_lab.lab.tokenizer import EOS, TURN_END
 from cft_lab.prompts import FORMATS, eval_solve
-from cft_lab.records import Completion, Sampling
+from cft_lab.records import Completion, Example, Sampling
+from cft_lab.runtime import render_prompt
+from cft_lab.training.candidates import candidate_folder
+from cft_lab.training.job import TrainingJob
+from cft_lab.training.launch import run_job
 
 PROMPTS = [
     Prompt(p.id, eval_solve(FORMATS["lab"], p.question))
@@ -66,8 +73,8 @@ def expected(tiny_model: Path) -> dict[str, list[Completion]]:
 
 @contextlib.contextmanager
 def opened(name: str, model: Path, folder: Path) -> Iterator[Engine]:
-    if name == "vllm":
-        config = EngineConfig(kind="vllm", batch_size=16, cpu_threads=THREADS)
+    if name in ("transformers", "vllm"):
+        config = EngineConfig(kind=name, batch_size=16, cpu_threads=THREADS)
         with open_model(ModelFolder(model, "chat", TURN_END), config) as engine:
             yield engine
         return
@@ -126,3 +133,56 @@ def test_engines_agree(name: str, tiny_model: Path, expected: dict[str, list[Com
         assert [(c.text, c.finish) for c in found[case]] == [(c.text, c.finish) for c in completions], case
         if name == "vllm":  # a server's count may include the end of the turn
             assert [c.num_tokens for c in found[case]] == [c.num_tokens for c in completions], case
+
+
+#: a base model whose own generation_config names both ends, as the lab saves it; and one that knows the end of a document alone, as
+#: Qwen2.5's base models do: <|endoftext|>, and not the <|im_end|> that ends a turn
+BASES = ("both ends", "the end of a document alone")
+
+
+@pytest.fixture(scope="module", params=BASES)
+def finetuned(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The candidate of a training on short answers, long enough that the model ends them by itself."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    base = shutil.copytree(tiny_model, folder / "base")
+    if request.param == BASES[1]:
+        from transformers import AutoTokenizer
+
+        (end,) = AutoTokenizer.from_pretrained(base).encode(EOS)
+        for name in ("config.json", "generation_config.json"):
+            told = json.loads((base / name).read_text())
+            (base / name).write_text(json.dumps(told | {"eos_token_id": end}))
+    examples = [Example(prompt.id, prompt.messages, "The answer is \\boxed{3}.") for prompt in PROMPTS[:8]] * 10
+    write_records(folder / "examples.jsonl", examples)
+    settings = {"lr": 1e-2, "global_batch_size": 8, "micro_batch_tokens": 2048, "epochs": 4, "cpu_threads": THREADS}
+    train = TrainConfig(**settings, save_every_steps=1000, resume_every_steps=1000)  # type: ignore[arg-type]
+    job = TrainingJob(base, folder / "examples.jsonl", folder / "run", train, 0, TURN_END, "chat")
+    job.folder.mkdir()
+    counts = run_job(job, report=lambda row: None, say=lambda line: None, progress=False)
+    return candidate_folder(job.folder, counts["steps"])
+
+
+ENDING = Sampling(max_new_tokens=60)
+
+
+@pytest.mark.parametrize("name", ["transformers", *(needing(name) for name in NEEDS)])
+def test_a_finetuned_model_ends_its_texts_by_itself_in_every_engine(finetuned: Path, name: str, tmp_path: Path) -> None:
+    with opened(name, finetuned, tmp_path) as engine:
+        found = dict(engine.generate(PROMPTS[:8], ENDING))
+    assert {(completion.text, completion.finish) for completion in found.values()} == {("The answer is \\boxed{3}.", "stop")}
+
+
+def test_a_finetuned_model_ends_its_texts_by_its_own_generation_config(finetuned: Path) -> None:
+    """As whoever takes the folder elsewhere would use it."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(finetuned), AutoModelForCausalLM.from_pretrained(finetuned)
+    ends = {tokenizer.convert_tokens_to_ids(token) for token in (EOS, TURN_END)}
+    assert len(ends) == 2
+    assert set(json.loads((finetuned / "generation_config.json").read_text())["eos_token_id"]) == ends
+    for prompt in PROMPTS[:8]:
+        text = render_prompt(tokenizer, "chat", prompt.messages)
+        asked = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        (ids,) = model.generate(**asked, max_new_tokens=ENDING.max_new_tokens, do_sample=False)
+        answer = ids[asked["input_ids"].shape[1] :].tolist()
+        assert tokenizer.decode(answer) == "The answer is \\boxed{3}." + TURN_END

@@ -209,7 +209,6 @@ def test_a_model_that_learned_to_stop_stops(debug_model: Path, tmp_path: Path) -
         config,
         seed=0,
         folder=tmp_path,
-        pad_id=tokenizer.pad_token_id,
         save=lambda s: None,
         report=lambda m: None,
         progress=False,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cft_lab.config import Config
+from cft_lab.config import Config, DataError
 from cft_lab.engines.base import Prompt
 from cft_lab.lab.benchmarks import LAB_SETS
+from cft_lab.lab.tokenizer import TURN_END
 from cft_lab.prompts import FORMATS, eval_solve
 from cft_lab.records import Completion, Sampling
 from cft_lab.stages.common import open_engine, open_engines, open_folder
@@ -67,3 +69,23 @@ def test_a_long_call_shows_how_far_it_is(
             list(engine.generate(MANY, SAMPLING))
         said = capsys.readouterr().err
         assert bool(re.search(rf"[1-9]\d*/{len(MANY)} \[.*[1-9]\d* tokens/s", said)) is (progress == "true"), said
+
+
+def test_a_damaged_folder_is_refused_by_name_as_the_first_and_as_a_later_one(
+    cell: ComposeCell, debug_model: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "step-000002"
+    shutil.copytree(debug_model, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    said = f"model folder {damaged}: model.safetensors has "
+    with open_engines(cell(), work_in(tmp_path)) as engine_over:
+        for name, folder in (("first", damaged), ("second", debug_model), ("third", damaged)):
+            if folder == damaged:
+                with pytest.raises(DataError, match=re.escape(said)), engine_over(folder, f"{name}.jsonl"):
+                    pass
+            else:
+                with engine_over(folder, f"{name}.jsonl") as engine:
+                    assert len(dict(engine.generate(PROMPTS[:1], SAMPLING))) == 1
+    with pytest.raises(DataError, match=re.escape(said)), open_folder(cell().engine, damaged, "lab", TURN_END):
+        pass

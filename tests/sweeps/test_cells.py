@@ -11,6 +11,7 @@ from cft_lab.config import ConfigError
 from cft_lab.hydra_config import Composer, initialized, sweep_names, to_config
 from cft_lab.published import published_values
 from cft_lab.sweeps.cells import read_sweep
+from cft_lab.sweeps.expand import expand
 
 SIZES = {"table2": 15, "table3": 14, "table4": 4, "table5": 6, "table6": 3, "table7": 3, "table8": 10, "figure1": 4}
 LAB = {f"lab/{name}": SIZES[name] for name in FIVE}
@@ -237,3 +238,31 @@ def test_delta_rows_are_made_for_each_value_of_by(tmp_path: Path) -> None:
         )
         for data in ("lab-web", "lab-forum")
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("seed=0,1", 20),
+        ("train.lr=1e-6", 10),
+        ("model=qwen2.5-math-7b", 10),
+        ("model=qwen2.5-7b", 0),
+        ("model=qwen2.5-math-7b,qwen2.5-7b", 10),
+        ("data=numina", 0),  # not in the file, but in the printed rows
+        ("model.hub_id=mine", 0),
+        ("benchmarks=lab-table8", 0),
+    ],
+)
+def test_a_cell_that_the_command_line_makes_another_answers_to_no_printed_row(override: str, kept: int) -> None:
+    with initialized():
+        request = expand(["sweeps=table8", override])
+    assert sum(cell.published is not None for cell in request.cells) == kept
+    assert bool(request.notes) == (kept < len(request.cells))
+    for note in request.notes:
+        assert override.rpartition(",")[2].rpartition("=")[2] in note
+        assert "answer to no printed row" in note
+
+
+def test_base_cells_keep_the_printed_row_that_names_no_data() -> None:
+    cells = asked("sweeps=table2", "data=numina")
+    assert {dict(part.split("=", 1) for part in cell.overrides)["method"] for cell in cells if cell.published} == {"base"}

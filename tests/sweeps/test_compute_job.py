@@ -12,11 +12,11 @@ import pytest
 from conftest import FreezeSweep
 
 from cft_lab.config import PROJECT_ROOT
-from cft_lab.json_files import read_json
+from cft_lab.json_files import read_json, write_json
 from cft_lab.sweeps import stage_job
 from cft_lab.sweeps.compute_job import EXIT_REQUEUE, JOBS
 from cft_lab.sweeps.plan import is_made
-from cft_lab.sweeps.run_folder import RunFolder
+from cft_lab.sweeps.run_folder import PLAN, RunFolder
 
 START = """
 import sys
@@ -88,6 +88,24 @@ def test_a_job_that_gathers_makes_what_it_can(folder: RunFolder) -> None:
     assert made(folder, "responses")
     assert not made(folder, "critiques")
     assert not list((folder.path / "failures").iterdir())
+
+
+def test_a_directory_of_the_start_that_is_not_on_this_machine_is_no_failure(folder: RunFolder) -> None:
+    plan = read_json(folder.path / PLAN)
+    write_json(folder.path / PLAN, plan | {"directory": "/somewhere/on/the/login/node"})
+    job = start(folder, "problems")
+    _, told = job.communicate()
+    assert job.returncode == 0, told
+    assert "'/somewhere/on/the/login/node'): goes on in" in told
+    assert made(folder, "problems")
+
+
+def test_what_fails_before_the_first_stage_is_noted(folder: RunFolder) -> None:
+    (folder.path / JOBS).write_text("a file where a folder belongs")
+    job = start(folder, "problems")
+    assert job.communicate() is not None
+    assert job.returncode == 1
+    assert "FileExistsError" in read_json(folder.failure(*keys(folder, "problems")))["error"]
 
 
 @pytest.mark.parametrize("warning", [signal.SIGUSR2, signal.SIGTERM])

@@ -238,11 +238,12 @@ def test_costs_follow_from_rows_prices_and_the_papers_hours(tmp_path: Path) -> N
     assert found["critiques"].usd == pytest.approx((1e5 * prompt * 2.5 + 1e5 * output * 10) / 1e6 / 2, rel=1e-3)
     assert "assumed" in found["critiques"].bases[0]
     assert found["candidates"].gpu_hours == pytest.approx(8, rel=0.01)
-    assert found["candidates"].disk_gb == pytest.approx(49 * 7.6 * 2, rel=0.01)
+    resume = 3 * 7.62 * 12
+    assert found["candidates"].disk_gb == pytest.approx(16 * 7.62 * 2 + resume, rel=0.01)
     assert found["selected"].gpu_hours == pytest.approx(49 * 500 * 600 / 8000 / 3600, rel=0.01)
     assert "not measured" in found["generations"].bases[0]
     kept = plan_cost(planned("model=qwen2.5-math-7b", "train.keep_candidates=2"), tmp_path)
-    assert kept["candidates"].disk_gb == pytest.approx(2 * 7.6 * 2, rel=0.01)
+    assert kept["candidates"].disk_gb == pytest.approx(2 * 7.62 * 2 + resume, rel=0.01)
 
 
 def test_rows_that_were_answered_here_are_a_better_basis(tmp_path: Path) -> None:

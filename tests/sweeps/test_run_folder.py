@@ -71,12 +71,26 @@ def test_two_sweeps_of_one_second_have_folders_of_their_own_and_the_newest_is_fo
     folders = [freeze(plan, "grid", []).path for _ in range(3)]
     assert len(set(folders)) == 3
     assert run_folder.find(tmp_path).path == max(folders)
-    assert run_folder.find(tmp_path, folders[0].name).path in folders
+    assert [run_folder.find(tmp_path, path.name).path for path in folders] == folders
     assert run_folder.find(tmp_path, str(folders[0])).path == folders[0]
     with pytest.raises(ConfigError, match="no sweep whose name holds 'table9'"):
         run_folder.find(tmp_path, "table9")
     with pytest.raises(ConfigError, match="no sweep in .*start one with"):
         run_folder.find(tmp_path / "empty")
+
+
+def test_a_sweep_is_found_by_its_name_before_those_that_hold_it(tmp_path: Path) -> None:
+    plan = planned(*DEBUG, f"output_root={tmp_path}")
+    paper, lab, both = (freeze(plan, name, []).path for name in ("table6", "lab/table6", "lab/table6+lab/table7"))
+    for path in (paper, lab, both):  # started on different days
+        path.rename(path.with_name(f"2026010{[paper, lab, both].index(path)}{path.name[8:]}"))
+    name_of = {
+        name: run_folder.find(tmp_path, name).path.name.split("-", 2)[2]
+        for name in ("table6", "lab/table6", "lab-table6", "table7")
+    }
+    assert name_of == {"table6": "table6", "lab/table6": "lab-table6", "lab-table6": "lab-table6", "table7": both.name[16:]}
+    assert run_folder.find(tmp_path, "lab/table6+lab/table7").path.name[16:] == both.name[16:]
+    assert run_folder.find(tmp_path).path.name[16:] == both.name[16:]
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
+import threading
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import FreezeSweep
+from cells import AS_TYPED, DEBUG
+from conftest import ON_SLURM, FreezeSweep
 from slurm_cluster import SlurmCluster
 from slurm_runs import check_granted, finish, made_in, states, until_running
 
-from cft_lab.config import ConfigError
-from cft_lab.sweeps import live, repair, slurm, stage_job
+from cft_lab.config import PROJECT_ROOT, ConfigError
+from cft_lab.json_files import read_json
+from cft_lab.provenance import provenance
+from cft_lab.sweeps import live, repair, run_folder, slurm, stage_job
 from cft_lab.sweeps.compute_job import JOBS
 from cft_lab.sweeps.job_graph import Job, Task
 from cft_lab.sweeps.outcomes import print_tables
 from cft_lab.sweeps.plan import is_made, to_make
+from cft_lab.sweeps.run_folder import RunFolder
 from cft_lab.sweeps.sbatch import parameters
+from cft_lab.sweeps.slurm import SubmitError
 from cft_lab.sweeps.status import EXIT_BROKEN, EXIT_DONE, EXIT_UNDER_WAY, status_of
 from cft_lab.sweeps.submitted import submitted_jobs
 
@@ -99,6 +109,9 @@ def test_editing_files_after_submission_changes_nothing(
     cluster.until(lambda: is_made(problems, folder.store_root), "problems", 60)
     job = submitted_jobs(folder)[problems.key]
     assert f"code {folder.path / 'code'}" in Path(job.log).read_text()
+    manifest = read_json(folder.store_root / "problems" / problems.key / "manifest.json")
+    assert manifest["commit"] == provenance()["commit"] is not None  # of what was copied, though the copy lies in no repository
+    assert manifest["uncommitted_changes"] == provenance()["uncommitted_changes"]
 
 
 def test_a_failure_blocks_what_stands_on_it_and_retry_makes_the_rest(
@@ -198,11 +211,185 @@ def test_local_stages_are_made_by_the_submitter(cluster: SlurmCluster, freeze_sw
     assert {kinds[key] for key in submitted_jobs(folder)} == {"train", "evaluation", "record"}
 
 
-def test_local_stages_that_stand_on_a_training_are_refused(cluster: SlurmCluster, freeze_sweep: FreezeSweep) -> None:
-    folder = freeze_sweep("cluster.local_stages=[data,teacher]", "responses=self")  # the base model's, which is not there
-    with pytest.raises(ConfigError, match=r"cluster.local_stages=\['data', 'teacher'\] stands on base_model"):
-        slurm.submit(folder)
-    assert submitted_jobs(folder) == {}
+SELF_MADE = (  # the base model's responses are made by a GPU job, and criticised where the submitter is
+    "cluster.local_stages=[data,teacher]",
+    "responses=self",
+    "benchmarks.names=[lab-basic]",
+    "train.selection.mode=last",
+)
+HERE_LATER = ["critiques", "examples"]
+
+
+def here(said: list[str]) -> list[str]:
+    return [line.split()[5] for line in said if line.startswith("here")]
+
+
+def submitted_names(folder: RunFolder) -> set[str]:
+    names = {stage.key: stage.name for stage in folder.plan.stages}
+    return {names[key] for key in submitted_jobs(folder)}
+
+
+def test_jobs_that_local_stages_stand_on_come_first(cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None) -> None:
+    folder = freeze_sweep(*SELF_MADE)
+    said: list[str] = []
+    slurm.run(folder, said.append)
+    assert here(said) == ["problems", *HERE_LATER]
+    assert status_of(folder).exit_code == EXIT_DONE
+    assert [line for line in said if line.startswith("submitted 1 jobs for 1 stages")]
+    assert [line for line in said if line.startswith("waiting for responses ")]
+    assert not submitted_names(folder) & {"problems", *HERE_LATER}
+
+
+def test_without_waiting_it_is_said_what_is_left_and_retry_goes_on(
+    cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None
+) -> None:
+    folder = freeze_sweep(*SELF_MADE, "cluster.detach=true")
+    said: list[str] = []
+    slurm.run(folder, said.append)
+    assert submitted_names(folder) == {"responses"}
+    left = next(line for line in said if "stages are not submitted" in line)
+    assert "7 stages are not submitted: stages of cluster.local_stages (critiques, examples)" in left
+    assert f"python -m cft_lab retry {folder.path.name}" in left
+    responses = next(stage for stage in folder.plan.stages if stage.name == "responses")
+    cluster.until(lambda: is_made(responses, folder.store_root), "responses", 60)
+    repair.retry(folder, said.append)
+    assert here(said) == ["problems", *HERE_LATER]
+    assert "candidates" in submitted_names(folder)
+
+
+def test_ctrl_c_while_jobs_of_local_stages_are_awaited(cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None) -> None:
+    folder = freeze_sweep(*SELF_MADE)
+    cluster.call("scontrol", "update", "partitionname=main", "state=down")
+    said: list[str] = []
+
+    def typed(line: str) -> None:
+        said.append(line)
+        if line.startswith("waiting for responses"):
+            threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    try:
+        slurm.run(folder, typed)
+    finally:
+        cluster.call("scontrol", "update", "partitionname=main", "state=up")
+    assert "Detached: its jobs go on" in said[-2]
+    assert f"python -m cft_lab retry {folder.path.name}" in said[-1]
+    assert status_of(folder).exit_code == EXIT_UNDER_WAY
+
+
+def test_local_stages_of_a_job_that_failed_cost_only_their_own(
+    cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None
+) -> None:
+    folder = freeze_sweep("cluster.local_stages=[data,teacher]", "responses=self,reference", *SELF_MADE[2:])
+    responses = {stage.kind: stage for stage in folder.plan.stages if stage.name == "responses"}
+    (folder.store_root / "responses").mkdir(parents=True)
+    (folder.store_root / "responses" / f"{responses['evaluation'].key}.partial").write_text("a file where a folder belongs")
+    said: list[str] = []
+    slurm.run(folder, said.append)
+    counts = Counter((one.stage.name, one.state) for one in status_of(folder).stages.values())
+    assert counts["responses", "failed"] == counts["critiques", "blocked"] == counts["result", "blocked"] == 1
+    assert counts["critiques", "done"] == counts["result", "done"] == 1
+
+
+def beside_sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A script called sbatch comes first in PATH, with the real one as $SBATCH and $CALLS for notes."""
+    real = shutil.which("sbatch")
+    wrapper = folder / "bin" / "sbatch"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"#!/bin/sh\nSBATCH={real} CALLS={folder}/calls\necho call >> $CALLS\n{script}\n")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+
+
+def test_a_full_queue_costs_nothing(
+    cluster: SlurmCluster, freeze_sweep: FreezeSweep, prepared: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second job finds the limit on submitted jobs reached: SLURM's text, as such a limit needs an accounting database."""
+    full = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    script = f"""[ $(wc -l < $CALLS) = 1 ] && exec $SBATCH "$@"
+echo "sbatch: error: AssocMaxSubmitJobLimit
+sbatch: error: Batch job submission failed: {full}" >&2; exit 1"""
+    folder = freeze_sweep("benchmarks.names=[lab-basic]", "train.selection.mode=last", "cluster.detach=true")
+    cluster.call("scontrol", "update", "partitionname=main", "state=down")
+    try:
+        with monkeypatch.context() as patched:
+            beside_sbatch(tmp_path, patched, script)
+            with pytest.raises(
+                SubmitError, match=r"(?s)did not take.*job submit limit.*1 tasks are submitted; for the rest: .* retry"
+            ):
+                slurm.run(folder, lambda line: None)
+        assert submitted_names(folder) == {"candidates", "selected"}
+        assert len(cluster.call("squeue", "-h").splitlines()) == 1
+        repair.retry(folder, lambda line: None)
+        assert len(cluster.call("squeue", "-h").splitlines()) == 2
+    finally:
+        cluster.call("scontrol", "update", "partitionname=main", "state=up")
+
+
+def test_ctrl_c_while_submitting_detaches(
+    cluster: SlurmCluster, tmp_path: Path, prepared: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C reaches all processes of the terminal while the first sbatch is at work: its job is taken, and noted."""
+    typing = "import os, sys, time; os.kill(0, 2); time.sleep(0.3); os.execv(sys.argv[1], sys.argv[1:])"  # a shell would unblock it
+    beside_sbatch(tmp_path, monkeypatch, f'exec {sys.executable} -c "{typing}" $SBATCH "$@"')
+    cells = "train.selection.mode=last", "benchmarks.names=[lab-basic]", f"output_root={tmp_path / 'store'}", "progress=true"
+    cluster.call("scontrol", "update", "partitionname=main", "state=down")
+    try:
+        done = subprocess.run(
+            [sys.executable, "run.py", "-m", *DEBUG, *ON_SLURM, *cells],
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,
+            preexec_fn=AS_TYPED,
+        )
+        folder = run_folder.find(tmp_path / "store")
+        assert (tmp_path / "calls").read_text().splitlines() == ["call"], done.stderr
+        assert submitted_names(folder) == {"candidates", "selected"}, done.stderr
+        assert len(cluster.call("squeue", "-h").splitlines()) == 1
+    finally:
+        cluster.call("scontrol", "update", "partitionname=main", "state=up")
+    assert done.returncode == 130, done.stderr
+    assert "Detached before all was submitted. What was submitted (1 tasks) goes on." in done.stderr
+    for command in ("status", "retry", "cancel"):
+        assert f"python -m cft_lab {command} {folder.path.name} --store" in done.stderr
+    assert "same command" not in done.stderr
+
+
+def test_the_code_is_frozen_before_local_stages_take_their_time(
+    cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    for part in ("cft_lab", "conf", "sweeps"):
+        shutil.copytree(Path(slurm.__file__).parents[2] / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr("cft_lab.sweeps.snapshot.PROJECT_ROOT", project)
+    folder = freeze_sweep("cluster.local_stages=[data,teacher]", *DATA_ONLY)
+
+    def edit(line: str) -> None:
+        if line.startswith("here"):
+            (project / "cft_lab" / "pipeline.py").write_text("raise SystemExit('the edited code ran')\n")
+
+    slurm.submit(folder, edit)
+    assert "the edited code" in (project / "cft_lab" / "pipeline.py").read_text()
+    assert "the edited code" not in (folder.path / "code" / "cft_lab" / "pipeline.py").read_text()
+
+
+def test_a_completed_stage_that_is_seen_late_is_not_lost(
+    cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = freeze_sweep("method=base", "benchmarks.names=[lab-basic]")
+    slurm.submit(folder)
+    assert finish(cluster, folder).exit_code == EXIT_DONE
+    generated = next(stage for stage in folder.plan.stages if stage.name == "generations")
+    cluster.until(lambda: cluster.jobs()[submitted_jobs(folder)[generated.key].job][0] == "COMPLETED", "the job's end")
+    for name in ("generations", "scores", "result"):
+        shutil.rmtree(folder.store_root / name)
+    status = status_of(folder)
+    assert states(status) == {"base_model": "done", "generations": "running", "scores": "running", "result": "running"}
+    assert slurm.submit(folder) == []
+    monkeypatch.setattr("cft_lab.sweeps.submitted.VISIBLE_AFTER_S", 0)
+    assert states(status_of(folder))["generations"] == "orphaned"
+    assert len(slurm.submit(folder)) == 1
 
 
 def test_one_task_leads_and_reaches_the_other_nodes(cluster: SlurmCluster, freeze_sweep: FreezeSweep, tmp_path: Path) -> None:

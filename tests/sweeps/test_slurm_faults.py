@@ -15,19 +15,26 @@ import pytest
 from cells import AS_TYPED, DEBUG
 from conftest import ON_SLURM, FreezeSweep
 from slurm_cluster import SlurmCluster
-from slurm_runs import finish, states
+from slurm_runs import finish, states, until_running
 
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.json_files import read_json
 from cft_lab.sweeps import presence, repair, run_folder, slurm
 from cft_lab.sweeps.compute_job import JOBS
-from cft_lab.sweeps.plan import to_make
+from cft_lab.sweeps.plan import PlannedStage, to_make
 from cft_lab.sweeps.run_folder import RunFolder
 from cft_lab.sweeps.status import EXIT_BROKEN, EXIT_DONE, EXIT_UNDER_WAY, status_of
 from cft_lab.sweeps.submitted import submitted_jobs
 
 pytestmark = pytest.mark.slurm
 ENDS = ("candidates", "result")
+TRAINING = (
+    "benchmarks.names=[lab-basic]",
+    "train.selection.mode=last",
+    "train.epochs=150",
+    "train.save_every_steps=150",
+    "cluster.detach=true",
+)
 ONE_JOB = ("method=base", "benchmarks.names=[lab-basic]", "cluster.detach=true")
 
 
@@ -39,8 +46,34 @@ def started(cluster: SlurmCluster, folder: RunFolder, restarts: int = 0) -> str:
         files = list((folder.path / JOBS).glob("*.json"))
         return read_json(files[0])["granted"] if files else {"SLURM_RESTART_COUNT": "-1"}
 
-    cluster.until(lambda: int(about().get("SLURM_RESTART_COUNT", 0)) == restarts, f"start {restarts}", 90)
+    cluster.until(lambda: int(about().get("SLURM_RESTART_COUNT", 0)) >= restarts, f"start {restarts}", 90)
     return next(iter(submitted_jobs(folder).values())).job
+
+
+def stage_named(folder: RunFolder, name: str) -> PlannedStage:
+    return next(stage for stage in folder.plan.stages if stage.name == name)
+
+
+def until_training(cluster: SlurmCluster, folder: RunFolder) -> None:
+    """Waits until some steps of the training are done."""
+    partial = folder.store_root / "candidates" / f"{stage_named(folder, 'candidates').key}.partial"
+    metrics = partial / "metrics.jsonl"
+    cluster.until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 5, "some steps", 60)
+
+
+def log_of_training(folder: RunFolder) -> str:
+    log = Path(submitted_jobs(folder)[stage_named(folder, "candidates").key].log)
+    return log.read_text() if log.exists() else ""
+
+
+def until_resumed(cluster: SlurmCluster, folder: RunFolder) -> None:
+    """Waits until the training goes on: it is long, and the rest is what other tests show."""
+
+    def resumed() -> bool:
+        cluster.release()
+        return " resume candidates" in log_of_training(folder)
+
+    cluster.until(resumed, "the training's next start", 90)
 
 
 def submitted(freeze_sweep: FreezeSweep, *overrides: str) -> RunFolder:
@@ -72,6 +105,39 @@ def test_a_preempted_job_comes_back(cluster: SlurmCluster, freeze_sweep: FreezeS
     assert status_of(folder).exit_code == EXIT_UNDER_WAY
     started(cluster, folder, restarts=1)
     assert finish(cluster, folder).exit_code == EXIT_DONE
+
+
+def test_a_time_limit_that_comes_near_is_a_warning_and_a_requeue(
+    cluster: SlurmCluster, freeze_sweep: FreezeSweep, prepared: None
+) -> None:
+    """SLURM itself warns: of a minute, the shortest limit that it knows, 55 seconds are for saving."""
+    folder = freeze_sweep(*TRAINING, "cluster.warning_s=55")
+    slurm.submit(folder)
+    job = until_running(cluster, folder, "candidates")
+    until_training(cluster, folder)
+    cluster.call("scontrol", "update", f"jobid={job}", "TimeLimit=1")
+    cluster.until(lambda: cluster.jobs()[job][0] == "PENDING", "the requeue", 80)
+    cluster.call("scontrol", "update", f"jobid={job}", "TimeLimit=30")
+    until_resumed(cluster, folder)
+    assert "SLURM_RESTART_COUNT=1" in log_of_training(folder)
+
+
+def test_a_time_limit_that_kills_is_said_and_retry_goes_on(
+    cluster: SlurmCluster, freeze_sweep: FreezeSweep, prepared: None
+) -> None:
+    """The limit is there at once, so that no warning comes before it: SLURM ends the job by itself."""
+    folder = freeze_sweep(*TRAINING)
+    slurm.submit(folder)
+    job = until_running(cluster, folder, "candidates")
+    until_training(cluster, folder)
+    cluster.call("scontrol", "update", f"jobid={job}", "EndTime=now")
+    cluster.until(lambda: cluster.jobs()[job][0] == "TIMEOUT", "the end", 80)
+    status = finish(cluster, folder)
+    assert status.exit_code == EXIT_BROKEN
+    assert states(status)["candidates"] == "orphaned"
+    assert "reached its time limit" in next(one.detail for one in status.stages.values() if one.state == "orphaned")
+    repair.retry(folder, lambda line: None)
+    until_resumed(cluster, folder)
 
 
 def test_a_controller_that_is_away_while_jobs_are_submitted_is_waited_for(
@@ -143,11 +209,11 @@ def test_a_submitter_that_ends_leaves_a_sweep_that_goes_on(
     os.close(inside)
     shown = ""
     while "evaluation" not in shown:  # the head of the live table
-        shown += os.read(terminal, 65536).decode()
+        shown += os.read(terminal, 65536).decode(errors="replace")
     assert "submitted 2 jobs" in shown
     submitter.send_signal(how)
     with contextlib.suppress(OSError):  # the terminal ends with the process
-        while more := os.read(terminal, 65536).decode():
+        while more := os.read(terminal, 65536).decode(errors="replace"):
             shown += more
     os.close(terminal)
     code = submitter.wait()

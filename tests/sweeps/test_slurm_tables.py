@@ -1,4 +1,4 @@
-"""Lab table 8 on SLURM, as a person would type it: ten cells of one trained model."""
+"""Lab tables on SLURM, as a person would type them: table 8, ten cells of one trained model, and table 2, reduced."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from cells import DEBUG
 from conftest import ON_SLURM
 from slurm_cluster import SlurmCluster
@@ -16,6 +17,7 @@ from slurm_runs import check_granted, made_in
 
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.sweeps import run_folder
+from cft_lab.sweeps.snapshot import freeze_code
 from cft_lab.sweeps.submitted import submitted_jobs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -54,3 +56,49 @@ def test_lab_table_8_is_one_training_and_an_array(cluster: SlurmCluster, tmp_pat
     assert again.returncode == 0
     assert again.stdout == done.stdout
     assert "submitted" not in again.stderr
+
+
+@pytest.fixture
+def with_reduced_table_2(tmp_path: Path) -> Path:
+    """A copy of the code with a sweep file `reduced`: six cells of lab table 2, of two base models and three methods."""
+    code = freeze_code(tmp_path)
+    table = yaml.safe_load((code / "sweeps" / "lab" / "table2.yaml").read_text())
+    kept = {"model": ["lab-llama", "lab-qwen2"], "method": ["base", "sft", "cft"]}
+    labels = [line for line in table["labels"] if all(value in kept[name] for name, value in line["where"].items())]
+    (code / "sweeps" / "reduced.yaml").write_text(yaml.safe_dump(table | {"grids": [kept], "labels": labels}))
+    return code
+
+
+def test_lab_table_2_reduced_shares_what_its_cells_have_in_common(
+    cluster: SlurmCluster, tmp_path: Path, with_reduced_table_2: Path
+) -> None:
+    sizes = "benchmarks.items=2", "benchmarks.names=[lab-basic]", "train.selection.mode=last", "train.epochs=1"
+    own = [override for override in DEBUG if not override.startswith("model=")]  # the table's models, hardly pretrained
+    command = [sys.executable, "run.py", "-m", "sweeps=reduced", *own, *ON_SLURM, *sizes]
+    done = subprocess.run(
+        [*command, f"output_root={tmp_path / 'store'}", "progress=true"],
+        cwd=with_reduced_table_2,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = run_folder.find(tmp_path / "store")
+    names = {stage.key: stage.name for stage in folder.plan.stages}
+    made = made_in(folder)
+    assert set(made.values()) == {1}
+    counts = Counter(names[key] for key in made)
+    assert {name: counts[name] for name in ("base_model", "problems", "responses", "critiques", "candidates", "result")} == {
+        "base_model": 2,
+        "problems": 1,
+        "responses": 1,
+        "critiques": 1,
+        "candidates": 4,
+        "result": 6,
+    }
+    check_granted(folder, {"base_model": 2, "candidates": 2, "generations": 1})
+    assert "Lab twin of table 2" in done.stdout
+    for row in ("lab-llama, CFT", "lab-qwen2, SFT", "lab-qwen2, Base"):
+        assert row in done.stdout

@@ -16,9 +16,11 @@ from cells import AS_TYPED
 from conftest import FreezeSweep
 from filelock import FileLock
 
+from cft_lab import pipeline
 from cft_lab.__main__ import main
 from cft_lab.config import PROJECT_ROOT, ConfigError
-from cft_lab.json_files import write_json
+from cft_lab.json_files import read_json, write_json
+from cft_lab.store import Stage, Store, Work
 from cft_lab.sweeps import presence, repair, slurm_queue, stage_job
 from cft_lab.sweeps.plan import PlannedStage
 from cft_lab.sweeps.progress import Progress, progress_of
@@ -152,6 +154,27 @@ def test_cancel_ends_the_process_that_runs_the_sweep(folder: RunFolder, capsys: 
     assert "nothing of it is under way" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("host", "code", "said"), [("elsewhere", 2, "on elsewhere runs"), (None, 1, "did not end within 0 s")])
+def test_a_process_that_cannot_be_ended_from_here_is_said_and_no_job_is_cancelled(
+    folder: RunFolder,
+    host: str | None,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    note(folder, [Submitted("7", "data", (stage(folder, "problems").key,), "7.log")])
+    monkeypatch.setenv("PATH", str(tmp_path))  # without SLURM's commands: none is called
+    monkeypatch.setattr(repair, "_END_S", 0.3)
+    monkeypatch.setattr(repair.signal, "SIGINT", 0)  # deaf to it
+    with presence.present(folder.path, "runs"):
+        about = read_json(folder.path / "owner.json")
+        write_json(folder.path / "owner.json", about | ({"host": host} if host else {}))
+        assert main(["cancel", *store(folder)]) == code
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["status", "retry", "cancel"])
 def test_an_unknown_sweep_is_bad_input(command: str, folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "no-such-sweep", *store(folder)]) == 2
@@ -175,6 +198,78 @@ def test_progress_of_a_training_and_of_rows(folder: RunFolder, before_training: 
     (partial / "journal.jsonl").write_text("{}\n{}\n{")
     assert progress_of(evaluation, [], folder.store_root) == Progress(2, 12, "rows")
     assert str(Progress(2, None, "steps", 5400.0)) == "2 steps, 1.5 h to go"
+
+
+def begun(folder: RunFolder, planned: PlannedStage, already: dict[str, int], config: dict[str, object]) -> Path:
+    """The partial folder of a stage that was started (again) 100 seconds ago."""
+    partial = folder.store_root / planned.name / f"{planned.key}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    since = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - 100))
+    write_json(partial / "owner.json", {"config": config, "since": since, "already": already})
+    return partial
+
+
+def test_time_to_go_is_judged_by_what_this_start_has_made(folder: RunFolder, before_training: Path) -> None:
+    """Ten rows were there, ten more were made in 100 s: 70 more take 700 s."""
+    shutil.copytree(before_training, folder.store_root, dirs_exist_ok=True)
+    critiques, problems, evaluation, selected = (
+        stage(folder, name) for name in ("critiques", "problems", "generations", "selected")
+    )
+    partial = begun(folder, critiques, {"journal.jsonl": 10}, {})
+    (partial / "journal.jsonl").write_text("{}\n" * 20)
+    progress = progress_of(critiques, [problems], folder.store_root)
+    assert progress is not None
+    assert (progress.done, progress.of) == (20, 90)
+    assert progress.eta_s == pytest.approx(700, abs=20)
+    begun(folder, critiques, {"journal.jsonl": 20}, {})
+    progress = progress_of(critiques, [problems], folder.store_root)
+    assert progress == Progress(20, 90, "rows"), "nothing made yet"
+
+    two_stage = {"protocol": "two-stage", "samples": 1, "max_rounds": 4}
+    partial = begun(folder, evaluation, {}, {"limit": 4, "inference": two_stage, "sampling": {"temperature": 0.0}})
+    (partial / "journal.jsonl").write_text("{}\n" * 4)
+    progress = progress_of(evaluation, [], folder.store_root)
+    assert progress is not None
+    assert (progress.done, progress.of) == (4, 8)  # a solution and a critique of each
+    assert progress.eta_s == pytest.approx(100, abs=5)
+    begun(folder, evaluation, {}, {"limit": 4, "inference": two_stage, "sampling": {"temperature": 0.5}})
+    assert progress_of(evaluation, [], folder.store_root) == Progress(4, None, "rows")
+
+    training = stage(folder, "candidates")
+    for step in range(1, 5):
+        (folder.store_root / "candidates" / training.key / f"step-{step}").mkdir(parents=True)
+    partial = begun(folder, selected, {"step-1.jsonl": 3}, {})
+    for step in (1, 2, 3):
+        (partial / f"step-{step}.jsonl").touch()
+    progress = progress_of(selected, [training], folder.store_root)
+    assert progress is not None
+    assert (progress.done, progress.of) == (2, 4)  # the third is being scored
+    assert progress.eta_s == pytest.approx(100, abs=5)
+
+
+def test_a_resumed_stage_notes_what_was_there(tmp_path: Path) -> None:
+    told: list[dict[str, int]] = []
+
+    def make(work: Work) -> dict[str, int]:
+        told.append(read_json(work.folder / "owner.json")["already"])
+        return {}
+
+    resumed = Stage("problems", "resumed", {}, make)
+    partial = tmp_path / "problems" / f"{resumed.key}.partial"
+    partial.mkdir(parents=True)
+    (partial / "journal.jsonl").write_text("{}\n{}\n")
+    Store(tmp_path, lambda line: None).ensure(resumed)
+    assert told == [{"journal.jsonl": 2}]
+
+
+def test_pretraining_tells_its_tokens_to_go(folder: RunFolder) -> None:
+    base = stage(folder, "base_model")
+    config: dict[str, object] = {"model.lab.pretrain.tokens": 20_000, "model.lab.pretrain.optimization.epochs": 2}
+    assert config.keys() <= pipeline.plan(folder.plan.configs[0]).trained.upstream["base"].config.keys()  # type: ignore[union-attr]
+    partial = begun(folder, base, {}, config)
+    rows = [{"step": step, "loss": 1.0, "tokens": 500, "tokens_per_s": 100.0} for step in (1, 2)]
+    (partial / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert progress_of(base, [], folder.store_root) == Progress(1000, 40_000, "tokens", 390.0)
 
 
 def test_a_queue_that_does_not_answer_is_said(

@@ -64,6 +64,15 @@ def test_a_bad_cell_is_named_by_file_cell_and_field_and_nothing_is_started(own_s
     assert not (tmp_path / "store").exists()
 
 
+def test_a_cell_without_a_choice_is_named_by_file_cell_and_field(own_sweep: str, tmp_path: Path) -> None:
+    (PROJECT_ROOT / "sweeps" / f"{own_sweep}.yaml").write_text("caption: c\ncells:\n  - {method: null, seed: 1}\n")
+    done = run("-m", f"sweeps={own_sweep}", f"output_root={tmp_path / 'store'}")
+    assert done.returncode == 2
+    assert f"sweeps/{own_sweep}.yaml, method=null: method=null is no choice of the group method: choose from" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -74,6 +83,7 @@ def test_a_bad_cell_is_named_by_file_cell_and_field_and_nothing_is_started(own_s
         (["-m", "sweeps=lab/table2", "method=cft"], ["method is what the cells of sweeps/lab/table2.yaml differ in"]),
         (["-m", "method=sft", "train.lrr=1"], ["train.lrr is not a field", "did you mean train.lr?"]),
         (["-m", "method=foo,sft"], ["method/foo", "sft-verified"]),
+        (["-m", "method=null"], ["Config group override must be a string", "name a choice of the group"]),
         (["-m", "method=sft", "cluster=slurm"], ["slurm"]),
     ],
 )

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cells import small_disk
 from tiny import tiny_model
 
 from cft_lab.config import DataError
 from cft_lab.lab.tokenizer import EOS, TURN_END
 from cft_lab.training.candidates import candidate_folder, check_model_folder, list_candidates, save_candidate
+from cft_lab.training.faults import TrainingError
 from cft_lab.training.ranks import one_rank
 
 
@@ -72,6 +74,23 @@ def test_a_candidate_that_is_made_again_replaces_the_old_one(tokenizer: Any, tmp
     assert not (tmp_path / "step-000002" / "left.safetensors").exists()
     written = load_file(tmp_path / "step-000002" / "model.safetensors")
     assert (written["model.embed_tokens.weight"] == model.lm_head.weight).all()
+
+
+@pytest.mark.parametrize("room_kb", [0, 8, 40])
+def test_a_full_disk_leaves_nothing_of_a_candidate_and_the_others_whole(tokenizer: Any, tmp_path: Path, room_kb: int) -> None:
+    model = tiny_model()
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        save(model, tokenizer, disk / "step-000001")
+        (disk / "filler").write_bytes(b"x" * (shutil.disk_usage(disk).free - room_kb * 1024))
+        with pytest.raises(TrainingError, match="step-000002 could not be written: the disk is full. It needs 0") as error:
+            save(model, tokenizer, disk / "step-000002")
+        assert f"{room_kb * 1024 / 1e6:.2f} MB are free" in str(error.value)
+        assert "train.keep_candidates" in str(error.value)
+        assert sorted(path.name for path in disk.iterdir()) == ["filler", "step-000001"]
+        check_model_folder(disk / "step-000001")
+        (disk / "filler").unlink()
+        save(model, tokenizer, disk / "step-000002")
+        check_model_folder(disk / "step-000002")
 
 
 @pytest.fixture(scope="module")

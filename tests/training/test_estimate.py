@@ -19,8 +19,6 @@ from cft_lab.training.lengths import _SOURCES, assumed_lengths, measured_lengths
 from cft_lab.training.meters import flops_of_shape
 from cft_lab.training.shapes import count_parameters
 
-#: levers that a plan for a 7B model needs on any GPU
-
 QWEN = {"architecture": "qwen2", "hidden_size": 512, "intermediate_size": 1408, "layers": 12, "heads": 8, "kv_heads": 4}
 LLAMA = {"architecture": "llama", "hidden_size": 768, "intermediate_size": 2048, "layers": 8, "heads": 12, "kv_heads": 12}
 WIDE = {"architecture": "qwen2", "hidden_size": 320, "intermediate_size": 640, "layers": 2, "heads": 5, "kv_heads": 5}
@@ -135,6 +133,52 @@ def test_a_lever_saves_memory(better: str) -> None:
     assert estimate_memory(saving).total < 0.9 * estimate_memory(plain).total
 
 
+LOW_BIT = ("train.weights=bf16", "train.optimizer=adamw-8bit")
+
+
+def test_levers_that_do_not_work_in_several_processes_are_refused_and_never_offered() -> None:
+    config, setting, device = planned(LARGE, *LOW_BIT, "train.device_memory_gb=80", "train.processes=8")
+    said = fitting.refusal(config)
+    assert said is not None
+    assert "in 8 processes: weights=bf16 with optimizer=adamw-8bit works in one process only" in said
+    assert "optimizer=adamw-bf16" in said
+    assert device.memory is not None
+    offered = [*fitting.what_fits(setting, device.memory)]
+    _, setting, _ = planned(LARGE, *HUNGRY, "train.device_memory_gb=60", "train.processes=8")
+    offered += fitting.what_fits(setting, 60 * GIB)
+    _, setting, _ = planned(LARGE, *LOW_BIT, "train.device_memory_gb=40", "train.processes=1")
+    several = [fit for fit in fitting.what_fits(setting, 40 * GIB) if "train.processes" in fit.overrides]
+    assert several
+    for fit in [*offered, *several]:
+        assert not ("adamw-8bit" in fit.overrides and "weights=bf16" in fit.overrides), fit.overrides
+    assert any("train.optimizer=adamw-bf16 train.weights=bf16" in fit.overrides for fit in offered)
+    assert all("train.optimizer=adamw-bf16" in fit.overrides for fit in several)
+
+
+def test_processes_without_a_place_are_refused_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NODELIST", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    said = fitting.refusal(compose("method=cft", "train.nodes=2"))
+    assert said is not None
+    assert "train.nodes=2 needs a SLURM job of so many nodes, and this is none: set cluster=slurm" in said
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu[07-08]")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    assert fitting.refusal(compose("method=cft", "train.nodes=2")) is None
+    assert "and this has 2" in str(fitting.refusal(compose("method=cft", "train.nodes=3")))
+    monkeypatch.delenv("SLURM_JOB_NODELIST")
+    assert "cluster.train.gpus=8" in str(fitting.refusal(compose("method=cft", SEVEN, "cluster=slurm", "train.processes=16")))
+    assert fitting.refusal(compose("method=cft", SEVEN, "cluster=slurm", "train.nodes=4")) is None
+    assert "in 8 processes" in str(fitting.refusal(compose("method=cft", SEVEN, "cluster=slurm", "train=paper-one-gpu")))
+    nvidia_smi = tmp_path / "nvidia-smi"  # what the driver's prints, which is not on this machine
+    nvidia_smi.write_text("#!/bin/sh\nprintf 'NVIDIA H200, 143771\\nNVIDIA H200, 143771\\n'\n")
+    nvidia_smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("cft_lab.runtime.GPU_DEVICE_FILES", (str(nvidia_smi),))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr("sys.platform", "linux")
+    assert "train.processes=4, but 2 GPUs are visible here" in str(fitting.refusal(compose("method=cft", "train.processes=4")))
+
+
 def test_nothing_is_refused_where_no_memory_is_known() -> None:
     config, _setting, device = planned(SEVEN)
     if device.here:
@@ -220,32 +264,12 @@ def test_keeping_few_candidates_bounds_the_disk() -> None:
     assert disk.held == 2
 
 
-def test_costs_for_a_planner_of_sweeps() -> None:
-    config, *_ = planned(SEVEN, "train.processes=8", "train.keep_candidates=2")
-    cost = costs.training_cost(config)
-    assert cost.gpu_hours is not None
-    assert 1 < cost.gpu_hours < 10
-    assert cost.disk_gb == pytest.approx(305, rel=0.05)
-    assert "an H100's, because no GPU is stated" in cost.basis
-    assert "assumed" in cost.basis
-    evaluated = costs.evaluation_cost(config, "math500")
-    assert evaluated.gpu_hours == pytest.approx(500 * 2048 * 7.6156e9 / 8e9 / 10_000 / 3600, rel=1e-3)
-    assert "at most: 500 items" in evaluated.basis
-
-
-def test_the_lab_costs_no_gpu_hours() -> None:
-    config = compose("method=cft")
-    if find_device(config).kind == "cuda":
-        pytest.skip("a GPU is here")
-    assert costs.training_cost(config).gpu_hours == 0.0
-    assert costs.evaluation_cost(config, "lab-basic").gpu_hours == 0.0
-
-
 def test_the_estimates_need_no_torch() -> None:
     script = (
-        "import sys\nfrom cft_lab.hydra_config import compose\nfrom cft_lab.training import costs, fitting\n"
+        "import sys\nfrom cft_lab.hydra_config import compose\nfrom cft_lab.sweeps.costs import training_cost\n"
+        "from cft_lab.training import fitting\n"
         f"config = compose('method=cft', {SEVEN!r}, 'train.device_memory_gb=24')\n"
-        "assert fitting.refusal(config) and costs.training_cost(config).gpu_hours\n"
+        "assert fitting.refusal(config) and training_cost(config).gpu_hours\n"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

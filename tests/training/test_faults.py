@@ -139,10 +139,53 @@ def test_out_of_memory_names_the_micro_batch_and_the_levers_left(tmp_path: Path)
         assert lever in said
 
 
+def test_the_machines_own_memory_runs_out_in_the_same_words(tmp_path: Path) -> None:
+    def full(model: torch.nn.Module) -> None:
+        model.get_input_embeddings().register_forward_pre_hook(lambda *_: torch.empty(1 << 50) and None)  # type: ignore[operator]
+
+    with pytest.raises(TrainingError, match="out of memory in an optimizer step") as caught:
+        fit(tmp_path, [Encoded(tuple(range(5, 45)), 10)] * 8, spoil=full)
+    assert "DefaultCPUAllocator" in str(caught.value)
+
+
+def test_memory_that_runs_out_outside_of_a_step_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start, in loading, in saving a candidate or a resume state: what is put in their way wants a petabyte."""
+    from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+
+    def ravenous(*_: object, **__: object) -> None:
+        torch.empty(1 << 50)
+
+    def run(folder: str) -> str:
+        with pytest.raises(TrainingError) as caught:
+            train(tiny_model(), sequences(20), CONFIG, seed=1, folder=tmp_path / folder, save=saving, report=print, progress=False)
+        said = str(caught.value)
+        assert "what can still be changed: weights=bf16" in said
+        assert "DefaultCPUAllocator" in said
+        return said.splitlines()[0]
+
+    def saving(step: int) -> None:
+        if step == 3:
+            ravenous()
+
+    assert run("here") == "out of memory while the candidate of step 3 was saved"
+    with monkeypatch.context() as patch:
+        patch.setattr(state_dict_loader, "load", ravenous)
+        assert run("here") == "out of memory while the resume state was loaded"
+    with monkeypatch.context() as patch:
+        patch.setattr(state_dict_saver, "save", ravenous)
+        assert run("fresh") == "out of memory while the resume state of step 1 was saved"
+    with monkeypatch.context() as patch:
+        patch.setattr("cft_lab.training.loop.make_optimizer", ravenous)
+        assert run("fresh") == "out of memory while the model was put on its device"
+
+
 def test_levers_that_are_spent_are_not_offered() -> None:
     config = OptimizationConfig(
         micro_batch_tokens=40, loss_chunk_tokens=256, activation_checkpointing="full", optimizer="adamw-8bit", weights="bf16"
     )
     said = explain_out_of_memory(config, [pack([Encoded(tuple(range(40)), 10)])], "", estimate="estimated 70 GB of 80 GB")
-    assert said.endswith("what can still be changed: more GPUs, which share weights, gradients and moments")
+    assert said.endswith("can still be changed: more GPUs (with optimizer=adamw-bf16), which share weights, gradients and moments")
     assert "estimated 70 GB of 80 GB" in said
+    several = explain_out_of_memory(OptimizationConfig(), [pack([Encoded(tuple(range(40)), 10)])], "", ranks=2)
+    assert "optimizer=adamw-bf16, with 8 instead of 16 bytes" in several
+    assert "adamw-8bit" not in several

@@ -12,6 +12,7 @@ from cft_lab.training.batches import batch_at, split_step
 from cft_lab.training.encode import Encoded
 from cft_lab.training.loop import learning_rate, train
 from cft_lab.training.meters import StepMetrics
+from cft_lab.training.signals import Requeue, StopRequest
 
 CONFIG = OptimizationConfig(
     lr=1e-3, global_batch_size=8, micro_batch_tokens=1024, save_every_steps=3, resume_every_steps=1, cpu_threads=1
@@ -93,6 +94,43 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop_at: int) -> 
         run(tmp_path / "killed", stop_at=stop_at)
     resumed, rest = run(tmp_path / "killed")
     assert len(rest) == len(golden) - stop_at
+    assert equal_weights(whole, resumed)
+
+
+def test_a_wish_to_end_is_heard_between_micro_batches_and_the_step_is_dropped_exactly(tmp_path: Path) -> None:
+    """Asked in the second of many micro-batches of step 3: that one is finished, and the state is that of step 2."""
+    import torch
+
+    config = replace(CONFIG, micro_batch_tokens=40)
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole, _ = run(tmp_path / "whole", config)
+    model, stop, seen = tiny_model(), StopRequest(), []
+    count = len(split_step([len(sequences()[i].ids) for i in batch_at(2, 44, config, 3)], 1, 40)[0])
+    assert count > 3
+
+    def note(*_: object) -> None:
+        if (tmp_path / "stopped" / "resume" / "step-00000002").exists():
+            seen.append(torch.is_grad_enabled())
+            if len(seen) == 2:
+                stop.ask()
+
+    model.get_input_embeddings().register_forward_pre_hook(note)
+    with pytest.raises(Requeue, match="saved at step 2 of 6"):
+        train(
+            model,
+            sequences(),
+            config,
+            seed=3,
+            folder=tmp_path / "stopped",
+            save=lambda step: None,
+            report=lambda row: None,
+            stop=stop,
+            progress=False,
+        )
+    assert len(seen) == 2
+    resumed, rest = run(tmp_path / "stopped", config)
+    assert [row.step for row in rest] == [3, 4, 5, 6]
     assert equal_weights(whole, resumed)
 
 

@@ -65,6 +65,14 @@ def test_two_processes_train_as_one_does(base: Path, golden: list[tuple[float, f
     assert_same(rows_of(tmp_path), golden)
 
 
+def test_processes_give_up_a_step_together_when_one_is_asked_to_end(base: Path, tmp_path: Path) -> None:
+    said = finished(torchrun("stop_ranks.py", base, tmp_path)).splitlines()
+    assert sorted(line for line in said if "Stopped" in line) == [
+        f"{rank} Stopped as asked: the training is saved at step 2 of 30. 2" for rank in (0, 1)
+    ]
+    assert resume_step(tmp_path) == 2
+
+
 @pytest.mark.slow
 def test_two_processes_that_were_killed_go_on_as_one(base: Path, golden: list[tuple[float, float]], tmp_path: Path) -> None:
     with child(torchrun("golden.py", base, tmp_path, 12)) as process:
@@ -90,6 +98,18 @@ def test_an_empty_model_is_filled_from_its_folder(architecture: str, tied: bool,
     expected = load_model(tmp_path, wanted)
     assert (filled.lm_head.weight is filled.get_input_embeddings().weight) == tied
     assert torch.equal(filled(ids).logits, expected(ids).logits)
+
+
+def test_an_empty_model_knows_every_token_that_its_folder_stops_at(tmp_path: Path) -> None:
+    """Instruct models name more tokens in generation_config.json than in config.json."""
+    import torch
+
+    model = tiny_model()
+    model.generation_config.eos_token_id = [7, 11]
+    model.save_pretrained(tmp_path)
+    assert empty_model(tmp_path, torch.float32).generation_config.eos_token_id == [7, 11]
+    (tmp_path / "generation_config.json").unlink()
+    assert empty_model(tmp_path, torch.float32).generation_config.eos_token_id == 0
 
 
 #: how far losses of two processes may lie from those of one: rounding in bf16 and in 8 bits depends on how things are cut

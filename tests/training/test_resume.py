@@ -3,12 +3,12 @@
 import json
 import random
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cells import small_disk
 from tiny import tiny_model
 from tiny_training import finished, torchrun, trained_optimizer
 
@@ -128,32 +128,28 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MB, where this user may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    with small_disk(tmp_path / "disk") as mounted:
+        yield mounted
 
 
 @pytest.mark.parametrize("room_kb", [0, 4, 60, 300, 560])
-def test_a_full_disk_leaves_the_previous_state_whole(small_disk: Path, room_kb: int) -> None:
-    model, optimizer = saved(small_disk, 1)
-    before = {file.name: file.read_bytes() for file in (small_disk / "resume" / "step-00000001").iterdir()}
+def test_a_full_disk_leaves_the_previous_state_whole(disk: Path, room_kb: int) -> None:
+    model, optimizer = saved(disk, 1)
+    before = {file.name: file.read_bytes() for file in (disk / "resume" / "step-00000001").iterdir()}
     needed = sum(map(len, before.values()))
-    (small_disk / "filler").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - room_kb * 1024))
+    (disk / "filler").write_bytes(b"x" * (shutil.disk_usage(disk).free - room_kb * 1024))
     with pytest.raises(TrainingError, match="the disk is full") as error:
-        save_resume(small_disk, model, optimizer, one_rank(), 2)
+        save_resume(disk, model, optimizer, one_rank(), 2)
     assert "the state of step 1 stays" in str(error.value)
     assert f"It needs {needed / 1e6:.2f} MB, and {room_kb * 1024 / 1e6:.2f} MB are free" in str(error.value)
-    assert states(small_disk) == ["step-00000001"]
-    assert {file.name: file.read_bytes() for file in (small_disk / "resume" / "step-00000001").iterdir()} == before
-    (small_disk / "filler").unlink()
-    assert loaded(small_disk)[2] == 1
-    save_resume(small_disk, model, optimizer, one_rank(), 2)
-    assert resume_step(small_disk) == 2
+    assert states(disk) == ["step-00000001"]
+    assert {file.name: file.read_bytes() for file in (disk / "resume" / "step-00000001").iterdir()} == before
+    (disk / "filler").unlink()
+    assert loaded(disk)[2] == 1
+    save_resume(disk, model, optimizer, one_rank(), 2)
+    assert resume_step(disk) == 2
 
 
 def test_a_state_of_two_processes_goes_on_in_one_and_the_other_way_round(tmp_path: Path) -> None:

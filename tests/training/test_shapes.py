@@ -7,13 +7,13 @@ import pytest
 import torch
 from tiny import sequences, tiny_model
 
-from cft_lab.config import OptimizationConfig, ShapeConfig
+from cft_lab.config import ConfigError, OptimizationConfig, ShapeConfig
 from cft_lab.hydra_config import compose
 from cft_lab.training.attention import padding_free
 from cft_lab.training.batches import pack
 from cft_lab.training.estimate import Setting, block_activation_bytes
 from cft_lab.training.loss import SummedLoss
-from cft_lab.training.shapes import count_parameters, shape_from, shape_of
+from cft_lab.training.shapes import count_parameters, shape_basis, shape_from, shape_of
 
 ROWS = sequences(12, shortest=30)
 TOKENS = sum(len(row.ids) for row in ROWS)
@@ -45,6 +45,25 @@ def test_the_shapes_in_conf_have_the_published_number_of_parameters(model: str, 
 def test_the_shape_of_a_lab_model_is_that_of_the_model_made_from_it(debug_model: Path) -> None:
     planned = shape_of(compose("model=lab-debug").model)
     assert planned == shape_from(json.loads((debug_model / "config.json").read_text()))
+
+
+def test_a_models_own_config_comes_before_what_conf_says_of_it(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    model = compose("model=qwen2.5-math-7b", f"model.hub_id={tmp_path}", "model.shape.layers=9").model
+    assert shape_of(model) == shape_from(json.loads((tmp_path / "config.json").read_text()))
+    assert shape_basis(model) == "its config.json"
+    away = compose("model=qwen2.5-math-7b", "model.hub_id=/nowhere/at/all", "model.shape.layers=9").model
+    assert shape_of(away) == away.shape
+    assert shape_basis(away) == "model.shape"
+
+
+def test_a_stated_shape_whose_heads_do_not_divide_its_width_is_refused() -> None:
+    from cft_lab import preflight
+
+    preflight.check(compose("model=qwen2.5-math-7b"))
+    for wrong in ("model.shape.heads=27", "model.shape.kv_heads=3"):
+        with pytest.raises(ConfigError, match=r"model\.shape\.heads=2[78] must divide model\.shape\.hidden_size=3584"):
+            preflight.check(compose("model=qwen2.5-math-7b", wrong))
 
 
 def test_the_shape_of_an_unknown_architecture_is_not_guessed() -> None:

@@ -3,12 +3,14 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cells import small_disk
 from tiny_training import losses, make_base, make_job, rank_pids, start, wait_for
 
 from cft_lab.training.candidates import candidate_folder
@@ -100,6 +102,61 @@ def test_a_rank_that_is_killed_is_replaced_and_training_goes_on(base: Path, gold
     assert any("restarts by itself (restart 1); it goes on from step" in line for line in said(out, "said"))
     assert losses(job.folder) == pytest.approx(golden, rel=1e-5)
     assert [row["step"] for row in said(out, "row") if "loss" in row] == list(range(1, STEPS + 1)), "each row is reported once"
+
+
+def test_a_rank_that_is_killed_during_a_save_is_replaced_and_no_disk_is_blamed(
+    base: Path, golden: list[float], tmp_path: Path
+) -> None:
+    job = make_job(base, tmp_path / "run", processes=2, resume_every_steps=1)
+    with start(job) as parent:
+        steps_done(job, 6)
+        ranks = rank_pids(job.folder)
+        wait_for(lambda: any((job.folder / "resume").glob("*.tmp")))
+        os.kill(ranks[1], signal.SIGKILL)
+        out, errors = parent.communicate(timeout=120)
+    assert parent.returncode == 0, (out + errors)[-3000:]
+    assert any("restarts by itself" in line for line in said(out, "said"))
+    assert losses(job.folder) == pytest.approx(golden, rel=1e-5)
+
+
+def test_a_node_that_is_lost_ends_the_training_and_the_next_start_resumes(base: Path, golden: list[float], tmp_path: Path) -> None:
+    """Launcher and process of one of two nodes are killed as soon as a state is whole."""
+    job = make_job(base, tmp_path / "run", processes=1, nodes=2)
+    with start(job, "nodes") as parent:
+        wait_for(lambda: any((job.folder / "resume").glob("step-*[0-9]")))
+        rank = rank_pids(job.folder)[1]
+        lost = time.monotonic()
+        for pid in (parent_of(rank), rank):
+            os.kill(pid, signal.SIGKILL)
+        out, errors = parent.communicate(timeout=120)
+    assert time.monotonic() - lost < 60
+    assert parent.returncode == 1, (out + errors)[-3000:]
+    (error,) = said(out, "error")
+    assert "was ended by SIGKILL, and the training with it: run the same command again to go on from step" in error
+    assert not rank_pids(job.folder)
+    with start(job, "nodes") as parent:
+        out, errors = parent.communicate(timeout=120)
+    assert parent.returncode == 0, (out + errors)[-3000:]
+    assert losses(job.folder) == pytest.approx(golden, rel=1e-5)
+
+
+def parent_of(pid: int) -> int:
+    """The process id of a process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_disk_that_is_full_is_said_with_two_processes_too_and_nothing_is_tried_again(base: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        job = make_job(base, disk / "run", processes=2, resume_every_steps=2, epochs=1000, save_every_steps=1_000_000)
+        with start(job) as parent:
+            wait_for(lambda: any((job.folder / "resume").glob("step-*4")))
+            (disk / "filler").write_bytes(b"x" * (shutil.disk_usage(disk).free - 300_000))  # room for metrics, not for a state
+            out, errors = parent.communicate(timeout=120)
+        assert parent.returncode == 1, (out + errors)[-3000:]
+        (error,) = said(out, "error")
+        assert "the disk is full" in error
+        assert not any("restart" in line for line in said(out, "said"))
+        assert resume_step(job.folder) >= 4
 
 
 def test_when_restarts_are_used_up_the_dead_rank_is_named_and_the_next_start_resumes(
