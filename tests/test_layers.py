@@ -16,14 +16,16 @@ PACKAGE = PROJECT_ROOT / "cft_lab"
 FLOORS = [
     {"records", "verdicts", "published"},
     {"prompts", "json_files", "locks", "provenance"},
+    {"grade_columns"},
     {"config", "store"},
     {"runtime", "lab", "tracking", "hydra_config"},
     {"engines"},
     {"evaluation"},
     {"data", "training"},
     {"stages", "preflight"},
-    {"pipeline", "tables"},
+    {"pipeline", "tables", "results"},
     {"sweeps"},
+    {"report"},
     {"commands"},
     {"cli", "__main__"},
 ]
