@@ -11,7 +11,7 @@ from made_results import config_of, drawn, study_of, sweeps_folder, write_cell
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from cft_lab.report.claims import Claim, Place, Verdict, decide, judge, needed, read_claims
+from cft_lab.report.claims import Claim, Place, Verdict, decide, effect_to_find, judge, needed, read_claims
 from cft_lab.report.measure import Compared
 from cft_lab.report.study import Study
 from cft_lab.report.tables import AVG, ITEMS, ITEMS_AND_SEEDS
@@ -189,6 +189,15 @@ def test_what_is_needed_is_found_by_the_power_of_a_normal_test() -> None:
     assert power(0.008**2, 0.006**2 * 3 / seeds) >= 0.8
     assert power(0.008**2 * 1000 / items, 0.006**2) >= 0.8 > power(0.008**2 * 1000 / (items - 1), 0.006**2)
     assert needed(dataclasses.replace(GREATER, smallest_effect=0.01), compared, 0.99) == (None, None)
+
+
+def test_near_a_bound_the_distance_to_it_is_what_has_to_be_found() -> None:
+    compared = Compared(0.032, 0.024, 0.041, 0.002, 0.001, 30.0, ITEMS_AND_SEEDS, 1000, 3, 0)
+    near = dataclasses.replace(CLOSE, margin=0.03)
+    assert effect_to_find(near, compared, 0.99) == pytest.approx(0.002)
+    _, items = needed(near, compared, 0.99)
+    assert items is None or items > 5000
+    assert effect_to_find(dataclasses.replace(near, margin=0.005), compared, 0.99) == 0.005  # these items cannot find it yet
 
 
 def test_a_claim_that_names_no_cell_is_refused(tmp_path: Path) -> None:
