@@ -57,7 +57,6 @@ ON_SLURM = (
     *(f"cluster.{kind}.{field}" for kind in KINDS for field in ("cpus=1", "memory_gb=3", "minutes=30")),
     "cluster.train.gpus=2",
     "cluster.evaluation.gpus=1",
-    "cluster.warning_s=55",  # so that a limit of a minute warns after five seconds
 )
 PAUSE_S = 12.0  # between a fault and the next
 SHORT_PAUSE_S = 2.0  # where the sweep is nearer to its end than the faults are
@@ -73,7 +72,6 @@ class Run:
         self.draw = random.Random(seed)
         self.injected: Counter[str] = Counter()
         self.retries = 0
-        self.short: str | None = None  # a job whose time limit was cut
         self.log = (root.parent / "submitter.log").open("ab")
         self.submitter = self._start("run.py", "-m", *CELLS, *ON_SLURM, f"output_root={root}")
         cluster.until(lambda: list(root.glob("sweeps/*/submitted.json")), "the first job", 120)
@@ -81,7 +79,7 @@ class Run:
         self.faults: dict[str, Callable[[], bool]] = {
             "node dies": self._kill_node,
             "out of memory": self._starve,
-            "time limit": self._limit,
+            "warned of a time limit": self._warn,
             "preemption": self._preempt,
             "scancel": self._scancel,
             "slurmctld killed and restarted": self._restart_controller,
@@ -95,9 +93,6 @@ class Run:
 
     def tend(self) -> bool:
         """Lets requeued jobs start and retries what is broken; returns whether the sweep is done."""
-        if self.short is not None and self.cluster.jobs()[self.short][0] == "PENDING":  # it was requeued: enough of that
-            self.cluster.call("scontrol", "update", f"jobid={self.short}", "TimeLimit=30")
-            self.short = None
         self.cluster.release()
         if self.submitter.poll() is None:
             return False
@@ -138,12 +133,11 @@ class Run:
             self.cluster.call("scontrol", "update", f"jobid={ready[0]}", "MinMemoryNode=100")
         return bool(ready)
 
-    def _limit(self) -> bool:
-        """Cuts the time of a job that runs to a minute, of which 55 s are for the warning: it is warned now."""
+    def _warn(self) -> bool:
+        """Sends a job the signal that comes ahead of a time limit: its jobs are too short for SLURM to notice a real one."""
         running = self.jobs("RUNNING")
         if running:
-            self.short = self.draw.choice(running)
-            self.cluster.call("scontrol", "update", f"jobid={self.short}", "TimeLimit=1")
+            self.cluster.call("scancel", "--signal=USR2", self.draw.choice(running))
         return bool(running)
 
     def _preempt(self) -> bool:
