@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import cancel, critiques, gc, grade, grades, plan, prefetch, retry, status, sync, table1, transfer
+from cft_lab.commands import cancel, critiques, gc, grade, grades, plan, prefetch, report, retry, status, sync, table1, transfer
 from cft_lab.commands.listing import printable
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.json_files import read_json, read_records
@@ -98,6 +98,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[
     "critiques": (critiques.add_arguments, critiques.run, "how good the critiques of a stage are, with samples"),
     "table1": (table1.add_arguments, table1.run, "the paper's Table 1: training sets as published and as counted here"),
     "grades": (grades.add_arguments, grades.run, "how the items of a scores stage were graded, and where the graders disagree"),
+    "report": (report.add_arguments, report.run, report.HELP),
     **{name: (module.add_arguments, module.run, module.HELP) for name, module in _SWEEPS.items()},
     "gc": (gc.add_arguments, gc.run, "removes what no recorded result needs, after showing it and asking"),
     "export": (transfer.add_export_arguments, transfer.run_export, "writes results, scores and grades to an archive"),

@@ -109,7 +109,9 @@ class Composer:
         groups = tuple(str(override.input_line) for override in chosen)
         if groups not in self._composed:
             self._composed[groups] = hydra.compose("config", [*self._hydra_overrides, *groups])
-        config = copy.deepcopy(self._composed[groups])
+        config = self._composed[groups]
+        if values:
+            config = copy.deepcopy(config)
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         return to_config(config)

@@ -16,6 +16,7 @@ PACKAGE = PROJECT_ROOT / "cft_lab"
 FLOORS = [
     {"records", "verdicts", "published"},
     {"prompts", "json_files", "locks", "provenance"},
+    {"grade_columns"},
     {"config", "store"},
     {"runtime", "lab", "tracking", "hydra_config"},
     {"engines"},

@@ -24,7 +24,8 @@ from typing import Any
 
 from cft_lab.commands.listing import printable, size_text
 from cft_lab.evaluation.benchmarks import BENCHMARKS
-from cft_lab.json_files import read_json, write_json
+from cft_lab.grade_columns import columns_of, write_columns
+from cft_lab.json_files import read_json, read_records, write_json
 from cft_lab.locks import remove, take
 from cft_lab.records import Generation, Grade, Outcome, Result, Score, from_row
 from cft_lab.stages import GENERATIONS, GRADES, RESULT, SCORE
@@ -284,6 +285,8 @@ def _put(stage: Path, target: Path, archive: str) -> str:
     if (target / DONE).exists() or ((target / PRUNED).exists() and not whole):
         return "kept"
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    if (stage / GRADES).exists():  # made from the lines that were checked: archives hold no columns
+        write_columns(stage, columns_of(read_records(stage / GRADES, Grade)))
     write_json(stage / MANIFEST, read_json(stage / MANIFEST) | {"imported": {"from": archive, "when": when}})
     if whole:
         (stage / DONE).touch()

@@ -13,6 +13,20 @@ from importlib import resources
 
 SOURCE = "arXiv 2501.17703"
 VERSIONS = ("v1", "v4")
+#: benchmark of a config -> what the paper's tables call it
+PRINTED_BENCHMARKS = {
+    "math": "MATH",
+    "math500": "MATH-500",
+    "minerva-math": "Minerva-Math",
+    "gsm8k": "GSM8K",
+    "olympiadbench": "OlympiadBench",
+    "aime24": "AIME24",
+    "amc23": "AMC23",
+    "gpqa-diamond": "GPQA",
+    "theoremqa": "TheoremQA",
+    "mmlu-pro": "MMLU-Pro",
+    "AVG": "AVG",
+}
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,239 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from cft_lab.report.claims import Verdict
-from cft_lab.report.tables import Report
+from cft_lab.data.table1 import table1
+from cft_lab.hydra_config import SWEEPS
+from cft_lab.provenance import provenance
+from cft_lab.published import SOURCE
+from cft_lab.report.arms import Arm
+from cft_lab.report.claims import Verdict, judge, read_claims
+from cft_lab.report.deltas import deltas
+from cft_lab.report.study import LAB, PAPER, Printed, Study, SweepArms
+from cft_lab.report.tables import (
+    AVG,
+    CONFLICT,
+    MEASURED,
+    PUBLISHED,
+    DataSetRow,
+    DataSetTable,
+    Entry,
+    Report,
+    ReportTable,
+    Row,
+    Value,
+)
 from cft_lab.results import Results
 
 PAPER_TABLES = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "figure1")
 LAB_TABLES = ("lab/table2", "lab/table5", "lab/table6", "lab/table7", "lab/table8")
 ALL = (*PAPER_TABLES, *LAB_TABLES)
+BASE_NOTE = "published; protocol unstated"
+_TABLE1 = "table1"
+_LEAK = "Checkpoints were selected on MATH-500, as in the paper: it is part of the MATH test set, so MATH is flattered."
+_LAB_NOTE = "About the lab world: procedurally made problems and tiny models. These numbers are nobody's published ones."
+_ONE_RUN = "One training run of each arm: intervals are over items, and say nothing about another training seed."
 
 
-def build(results: Results, names: Sequence[str] = ALL, version: str = "v1") -> Report:
-    """The tables of these names. Raises ConfigError on a name that is no table or sweep file."""
-    raise NotImplementedError
+def build(
+    results: Results, names: Sequence[str] = ALL, version: str = "v1", overrides: Sequence[str] = (), folder: Path = SWEEPS
+) -> Report:
+    """The tables of these names: table1, and sweep files, also your own. `overrides` are added to every cell.
+
+    Raises ConfigError on a name that is no table or sweep file, ValueError on an unknown version of the paper.
+    """
+    return build_study(Study(results, version, overrides, folder), names)
+
+
+def build_study(study: Study, names: Sequence[str]) -> Report:
+    """As `build`, with a study that claims are judged from as well."""
+    swept = dict(zip(asked := [name for name in names if name != _TABLE1], study.sweeps(asked), strict=True))
+    tables = [_data_sets(study) if name == _TABLE1 else _table(study, swept[name]) for name in names]
+    arms = {arm.id: arm.trace() for one in swept.values() for arm in one.arms}
+    notes = () if study.results.records else (f"{study.results.root} has no finished result: everything is yet to be run.",)
+    return Report(
+        store=str(study.results.root),
+        version=study.version,
+        tables=tuple(tables),
+        arms=arms,
+        problems=tuple(str(problem) for problem in study.results.problems),
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        commit=provenance()["commit"],
+        notes=notes,
+    )
 
 
 def judge_claims(results: Results, version: str = "v1") -> tuple[Verdict, ...]:
     """A verdict on every claim, the paper's first, then their lab twins."""
-    raise NotImplementedError
+    return judge(Study(results, version), read_claims())
+
+
+def _data_sets(study: Study) -> DataSetTable:
+    manifests = [study.results.reader.manifest("problems", path.name) for path in study.results.root.glob("problems/*")]
+    found = table1(sorted((told for told in manifests if told), key=lambda told: str(told["created"])))
+    rows = [
+        DataSetRow(
+            row.name,
+            row.size,
+            row.seed,
+            row.discipline,
+            row.counted,
+            row.counted_in,
+            None if row.counted is not None else f"python -m cft_lab table1 --count {row.data}",
+        )
+        for row in found
+    ]
+    notes = (f"Size, source and discipline as printed in {SOURCE}, v1; rows counted where this store has read the whole set.",)
+    return DataSetTable(_TABLE1, "Table 1", "Training sets, as published and as counted here", tuple(rows), notes)
+
+
+def _table(study: Study, swept: SweepArms) -> ReportTable:
+    sweep = swept.sweep
+    clashes = _version_clashes(swept)
+    rows = [_row(study, swept, arm, clashes) for arm in swept.arms]
+    rows += _rows_without_cells(study, swept)
+    return ReportTable(
+        name=sweep.name,
+        title=_title(swept),
+        caption=sweep.caption,
+        scale=swept.scale,
+        version=study.version if swept.scale == PAPER else "",
+        benchmarks=(*swept.benchmarks, AVG),
+        rows=tuple(rows),
+        deltas=tuple(deltas(study, swept)),
+        notes=tuple(dict.fromkeys(_notes(study, swept, clashes))),
+    )
+
+
+def _title(swept: SweepArms) -> str:
+    name = swept.sweep.name.rpartition("/")[2].replace("table", "Table ").replace("figure", "Figure ")
+    return f"Lab world: {name}" if swept.scale == LAB else name
+
+
+def _row(study: Study, swept: SweepArms, arm: Arm, clashes: Mapping[tuple[str, str], str]) -> Row:
+    published = study.published(swept, arm.cell)
+    note = BASE_NOTE if published and (arm.cell.published or {}).get("method") == "base" else None
+    entries = {name: _entry(study, swept, arm, name, published.get(name), clashes, note) for name in (*swept.benchmarks, AVG)}
+    tokens = next((found.record.result.supervised_tokens for run in arm.runs for found in run.measured.values()), None)
+    row = arm.cell.row or arm.label
+    return Row(row, arm.cell.column, arm.id, tokens, arm.seeds, entries, note)
+
+
+def _entry(
+    study: Study,
+    swept: SweepArms,
+    arm: Arm,
+    benchmark: str,
+    published: float | None,
+    clashes: Mapping[tuple[str, str], str],
+    note: str | None,
+) -> Entry:
+    names = swept.benchmarks if benchmark == AVG else (benchmark,)
+    clash = next((clashes[arm.id, name] for name in names if (arm.id, name) in clashes), None)
+    value: Value | None = None
+    if clash is None:
+        value = study.measures.average(arm, names) if benchmark == AVG else study.measures.value(arm, benchmark)
+    state, reason = (CONFLICT, clash) if clash else (MEASURED, None) if value else (arm.state, arm.reason)
+    if value is None and state == MEASURED:  # other benchmarks are, this one is not
+        state, reason = "missing", _unmeasured(arm, names)
+    return Entry(
+        row=arm.cell.row or arm.label,
+        column=arm.cell.column,
+        benchmark=benchmark,
+        state=state,
+        value=value,
+        published=published,
+        difference=value.mean - published if value and published is not None else None,
+        command=None if value else arm.command,
+        reason=reason,
+        cell=arm.id,
+        note=note,
+    )
+
+
+def _unmeasured(arm: Arm, names: Sequence[str]) -> str:
+    there = [name for name in names if arm.on(name)]
+    if len(there) == len(names):
+        return f"the grades of {', '.join(names)} cannot be read, or all items have errors"
+    return f"no run of it has {', '.join(name for name in names if name not in there)}"
+
+
+def _version_clashes(swept: SweepArms) -> dict[tuple[str, str], str]:
+    """(arm, benchmark) -> how its items or graders differ from those that the table is about: today's, or what most arms have."""
+    found = {}
+    for benchmark in swept.benchmarks:
+        seen = [(arm, run.measured[benchmark]) for arm in swept.arms for run in arm.on(benchmark)]
+        known = [one.version for _, one in seen if one.today] or [one.version for _, one in seen]
+        counted = Counter(version for version in known if version is not None)
+        if not counted:
+            continue
+        chosen = counted.most_common(1)[0][0]
+        for arm, one in seen:
+            if one.version is not None and one.version != chosen:
+                found[arm.id, benchmark] = f"its {_told_versions(one.version, chosen)}: run it again, or report it by itself"
+    return found
+
+
+def _told_versions(version: str, chosen: str) -> str:
+    mine, others = json.loads(version), json.loads(chosen)
+    parts = [name for name in ("items", "graders") if mine[name] != others[name]]
+    return " and ".join(f"{name} are {_short(mine[name])} where the rest of the table has {_short(others[name])}" for name in parts)
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _rows_without_cells(study: Study, swept: SweepArms) -> list[Row]:
+    """Printed rows that no cell answers to: models that cannot be had, or another version's."""
+    table = swept.sweep.table
+    if table is None or swept.sweep.name != f"table{table}":  # a figure shows some rows of its table
+        return []
+    answered = {
+        tuple((arm.cell.published or {}).get(name, "") for name in ("model", "method", "data", "condition")) for arm in swept.arms
+    }
+    return [_printed_row(study, swept, place) for place in study.printed(table) if place not in answered]
+
+
+def _printed_row(study: Study, swept: SweepArms, place: Printed) -> Row:
+    from cft_lab.published import PRINTED_BENCHMARKS
+
+    values = study.printed(swept.sweep.table or 0)[place]
+    note = "published only: no cell of this project answers to it"
+    label = place[0] if place[1] in ("as released", "") else f"{place[0]}, {place[1]}"
+    entries = {
+        name: Entry(label, place[3], name, PUBLISHED, published=values.get(PRINTED_BENCHMARKS.get(name, name)), note=note)
+        for name in (*swept.benchmarks, AVG)
+    }
+    return Row(label, place[3], None, None, (), entries, note)
+
+
+def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    if swept.scale == LAB:
+        yield _LAB_NOTE
+    if any((arm.cell.published or {}).get("method") == "base" and study.published(swept, arm.cell) for arm in swept.arms):
+        yield f"* base rows: {BASE_NOTE}. They look like figures of the models' own reports, not like runs under one protocol."
+    measured = [arm for arm in swept.arms if arm.runs]
+    for arm in swept.arms:
+        for (arm_id, benchmark), why in clashes.items():
+            if arm_id == arm.id:
+                yield f"{arm.label}, {benchmark}: {why}"
+        for line in arm.notes:
+            yield f"{arm.label}: {line}"
+    seeds = sorted({seed for arm in measured for seed in arm.seeds})
+    for arm in measured:
+        yield from study.matcher.failed_seeds(arm, seeds)
+    trained = [arm for arm in measured if arm.trained]
+    if trained and all(len(arm.runs) == 1 for arm in trained):
+        yield _ONE_RUN
+    if any(arm.config and arm.config.train.selection.mode == "paper" for arm in trained if swept.scale == PAPER):
+        yield _LEAK
+    for arm in measured:
+        if errors := sum(found.score.errors for run in arm.runs for found in run.measured.values()):
+            yield f"{arm.label}: {errors} draws could not be measured; their items are left out."

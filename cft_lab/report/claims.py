@@ -1,13 +1,35 @@
 """The paper's claims and what a store says of them.
 
-Claims are data (cft_lab/published/claims.yaml); their published effects are computed from published.csv.
+Claims are data (cft_lab/published/claims.yaml); their published effects are computed from published.csv. The rule of verdicts:
+
+    replicated         the interval lies wholly in the claim's direction, beyond its margin
+    contradicted       the interval excludes the smallest effect of interest in that direction
+    not separable yet  neither; how many seeds or items would settle it is told
+    not run            a cell is missing
+
+Intervals hold for all claims of a family (the paper's, or the lab's) at once: each is at 1 - 0.05 / (their number), Bonferroni's
+correction. The family is all claims of the file, whether they were run or not, so that a verdict does not change with other cells.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
 
-from cft_lab.report.tables import ITEMS
+from cft_lab.evaluation.comparisons import detectable_difference, holm, times_needed
+from cft_lab.report.deltas import published_difference
+from cft_lab.report.measure import Compared, NotComparable
+from cft_lab.report.tables import AVG, ITEMS, ITEMS_AND_SEEDS
+
+if TYPE_CHECKING:
+    from cft_lab.report.arms import Arm
+    from cft_lab.report.study import Study, SweepArms
+
+ERROR_RATE = 0.05  # the chance of any false verdict in a family of claims
 
 KINDS = ("greater", "close", "not_better")
 REPLICATED, CONTRADICTED, NOT_SEPARABLE, NOT_RUN = "replicated", "contradicted", "not separable yet", "not run"
@@ -26,8 +48,9 @@ class Claim:
     """What is claimed of one number: d = the mean of the cells of `first`, minus that of the best of `rivals`, on `benchmark`.
 
     greater: d is above 0. close: d lies within plus or minus `margin`. not_better: d is below `margin`. `smallest_effect` is the
-    smallest d that would matter, for `greater`. Both are fractions. `scale` is paper or lab; of the lab world only the direction
-    is judged: margins of `greater` and `not_better` and the smallest effect are 0 there.
+    smallest d that would matter. Both are fractions. `scale` is paper or lab; of the lab world only the direction is judged: there
+    `greater` is contradicted by d below 0, not below the smallest effect, which only says what power is asked for, and
+    `not_better` has no margin.
     """
 
     id: str
@@ -70,3 +93,146 @@ class Verdict:
     command: str | None = None
     first: tuple[str, ...] = ()
     rivals: tuple[tuple[str, ...], ...] = ()
+
+
+def read_claims() -> tuple[Claim, ...]:
+    """The claims of claims.yaml, the paper's first, then their lab twins. Raises ValueError on a strange file."""
+    import yaml
+
+    written = yaml.safe_load(resources.files("cft_lab.published").joinpath("claims.yaml").read_text(encoding="utf-8"))
+    smallest = float(written["smallest_effect"])
+    paper = [_claim(one, one, "paper", smallest) for one in written["claims"]]
+    lab = [_claim(one, one["lab"], "lab", smallest) for one in written["claims"] if "lab" in one]
+    return (*paper, *lab)
+
+
+def _claim(shared: Mapping[str, Any], own: Mapping[str, Any], scale: str, smallest: float) -> Claim:
+    """A claim from its line, or from the part of it about the lab; points become fractions."""
+    kind = shared["kind"]
+    if kind not in KINDS:
+        raise ValueError(f"claim {shared['id']}: kind={kind!r} is none of {', '.join(KINDS)}")
+    return Claim(
+        id=shared["id"] if scale == "paper" else f"lab-{shared['id']}",
+        statement=own["statement"],
+        scale=scale,
+        sweep=own["sweep"],
+        kind=kind,
+        benchmark=own.get("benchmark", AVG),
+        first=_places(own["first"]),
+        rivals=tuple(_places(rival) for rival in own["rivals"]),
+        smallest_effect=float(shared.get("smallest_effect", smallest)) / 100,
+        margin=0.0 if scale == "lab" and kind != "close" else float(shared.get("margin", 0.0)) / 100,
+    )
+
+
+def _places(told: Mapping[str, Any]) -> tuple[Place, ...]:
+    columns = told.get("column", "")
+    return tuple(Place(told["row"], column) for column in (columns if isinstance(columns, list) else [columns]))
+
+
+def judge(study: Study, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
+    """A verdict on each claim. Raises ConfigError if a claim names a cell that its sweep file has not."""
+    swept = {one.sweep.name: one for one in study.sweeps(list(dict.fromkeys(claim.sweep for claim in claims)))}
+    families = {scale: sum(claim.scale == scale for claim in claims) for scale in ("paper", "lab")}
+    found = [_judge(study, swept[claim.sweep], claim, 1 - ERROR_RATE / families[claim.scale]) for claim in claims]
+    return tuple(_with_holm(found))
+
+
+def _judge(study: Study, swept: SweepArms, claim: Claim, confidence: float) -> Verdict:
+    first = [swept.at(place.row, place.column) for place in claim.first]
+    rivals = [[swept.at(place.row, place.column) for place in group] for group in claim.rivals]
+    names = swept.benchmarks if claim.benchmark == AVG else (claim.benchmark,)
+    blank = Verdict(
+        claim,
+        NOT_RUN,
+        published=published_difference(study, swept, first, rivals, claim.benchmark),
+        command=f"python run.py -m sweeps={claim.sweep}" + (" seed=0,1,2" if claim.scale == "lab" else ""),
+        first=tuple(arm.id for arm in first),
+        rivals=tuple(tuple(arm.id for arm in group) for group in rivals),
+    )
+    try:
+        compared = study.measures.compare(first, rivals, names, swept.arms, confidence)
+    except NotComparable as reason:
+        return dataclasses.replace(blank, reason=_why_not(reason, [*first, *(arm for group in rivals for arm in group)]))
+    word = decide(claim, compared.low, compared.high)
+    seeds, items = needed(claim, compared, confidence) if word == NOT_SEPARABLE else (None, None)
+    return dataclasses.replace(
+        blank,
+        word=word,
+        estimate=compared.estimate,
+        low=compared.low,
+        high=compared.high,
+        confidence=confidence,
+        covers=compared.covers,
+        n_items=compared.n_items,
+        seeds=compared.seeds,
+        p_holm=compared.p_value(),
+        seeds_needed=seeds,
+        items_needed=items,
+        reason=_reason(claim, word, compared, confidence, seeds, items),
+        command=None,
+    )
+
+
+def _why_not(reason: NotComparable, arms: Sequence[Arm]) -> str:
+    told = dict.fromkeys(f"{arm.label}: {arm.state}" for arm in arms if arm.reason)
+    return f"{reason} ({'; '.join(told)}: the table says why)" if told else str(reason)
+
+
+def decide(claim: Claim, low: float, high: float) -> str:
+    """The verdict that an interval gives."""
+    if claim.kind == "close":
+        if -claim.margin < low and high < claim.margin:
+            return REPLICATED
+        return CONTRADICTED if low > claim.margin or high < -claim.margin else NOT_SEPARABLE
+    if claim.kind == "not_better":
+        return REPLICATED if high < claim.margin else CONTRADICTED if low > claim.margin else NOT_SEPARABLE
+    if low > claim.margin:
+        return REPLICATED
+    return CONTRADICTED if high < (claim.smallest_effect if claim.scale == "paper" else 0.0) else NOT_SEPARABLE
+
+
+def needed(claim: Claim, compared: Compared, confidence: float) -> tuple[int | None, int | None]:
+    """Seeds of each trained arm, and items, that would each alone find the difference that matters with 80 % power.
+
+    That is the claim's margin, or its smallest effect of interest; where the items and seeds that there are would find this and the
+    interval still holds both answers, it is the observed difference. None where more of that alone would never do.
+    """
+    effect = claim.margin or claim.smallest_effect
+    if detectable_difference(compared.standard_error, confidence=confidence) <= effect:
+        effect = abs(compared.estimate)
+    if effect == 0:
+        return None, None
+    seeds = times_needed(compared.seed_se, compared.item_se, effect, confidence=confidence)
+    items = times_needed(compared.item_se, compared.seed_se, effect, confidence=confidence)
+    known = compared.covers == ITEMS_AND_SEEDS and compared.seed_se > 0
+    return (
+        max(compared.seeds + 1, math.ceil(seeds * compared.seeds)) if known and seeds is not None else None,
+        max(compared.n_items + 1, math.ceil(items * compared.n_items)) if items is not None else None,
+    )
+
+
+def _with_holm(verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
+    """The verdicts with p-values (of a difference of 0) adjusted over those of their family that were run."""
+    for scale in ("paper", "lab"):
+        family = [verdict for verdict in verdicts if verdict.claim.scale == scale]
+        adjusted = holm({verdict.claim.id: verdict.p_holm for verdict in family if verdict.p_holm is not None})
+        for verdict in family:
+            yield dataclasses.replace(verdict, p_holm=adjusted.get(verdict.claim.id))
+
+
+def _reason(claim: Claim, word: str, compared: Compared, confidence: float, seeds: int | None, items: int | None) -> str:
+    """One sentence that follows from the numbers."""
+    low, high = 100 * compared.low, 100 * compared.high
+    told = (
+        f"{100 * compared.estimate:+.1f} points [{low:+.1f}, {high:+.1f}] at {100 * confidence:.2f} % over {compared.covers}, "
+        f"{compared.n_items:,} items"
+    )
+    if word != NOT_SEPARABLE:
+        return f"{told}."
+    ways = [f"{seeds:,} seeds of each trained arm"] if seeds is not None else []
+    ways += [f"{items:,} items of this kind"] if items is not None else []
+    effect = 100 * (claim.margin or claim.smallest_effect)
+    if not ways:
+        return f"{told}; neither more seeds nor more items alone would separate {effect:.1f} points."
+    return f"{told}; it would take {' or '.join(ways)} to separate {effect:.1f} points four times in five."

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
 
-from cft_lab.records import Result
+from cft_lab.json_files import read_json
+from cft_lab.records import Result, Score, from_row
+from cft_lab.results.grades import ItemScores, item_scores
+from cft_lab.stages import RESULT
+from cft_lab.store import DONE, MANIFEST, PRUNED
+
+_STRANGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_AGAIN = "delete the folder and run the cell again, or import it again"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,3 +43,105 @@ class CellRecord:
     def seed(self) -> int:
         """The seed of training order and evaluation sampling."""
         return int(self.result.cell.get("seed", 0))
+
+
+class StoreReader:
+    """Everything is read when it is asked for, and once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._problems: dict[Problem, None] = {}
+        self._manifests: dict[tuple[str, str], Mapping[str, Any] | None] = {}
+        self._scores: dict[str, ItemScores | None] = {}
+        self._known_items: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What could not be read so far."""
+        return tuple(self._problems)
+
+    def note(self, path: Path, what: str, remedy: str = _AGAIN) -> None:
+        """Notes a problem, once."""
+        shown = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        self._problems[Problem(str(shown), what, remedy)] = None
+
+    def attempt(self, path: Path, read: Callable[[], T], remedy: str = _AGAIN) -> T | None:
+        """What `read` returns; None, with a problem noted, if the file or its contents are strange."""
+        try:
+            return read()
+        except _STRANGE as error:
+            self.note(path, _told(error), remedy)
+            return None
+
+    @cached_property
+    def records(self) -> tuple[CellRecord, ...]:
+        """Every readable result, oldest first."""
+        found = []
+        for folder in sorted(path.parent for path in self.root.glob(f"result/*/{MANIFEST}")):
+            if not ((folder / DONE).exists() or (folder / PRUNED).exists()):
+                continue
+            manifest = self.manifest("result", folder.name)
+            result = self.attempt(folder / RESULT, lambda folder=folder: _result(folder / RESULT))  # type: ignore[misc]
+            if manifest is not None and result is not None:
+                found.append(CellRecord(folder.name, result, manifest))
+        return tuple(sorted(found, key=lambda record: (str(record.manifest["created"]), record.key)))
+
+    def manifest(self, stage: str, key: str) -> Mapping[str, Any] | None:
+        """The manifest of a stage; None if it is not there, or unreadable, which is noted."""
+        place = (stage, key)
+        if place not in self._manifests:
+            path = self.root / stage / key / MANIFEST
+            self._manifests[place] = self.attempt(path, lambda: _manifest(path)) if path.exists() else None
+        return self._manifests[place]
+
+    def item_scores(self, score: Score, key: str) -> ItemScores | None:
+        """The items' scores of a scores stage; None, with a problem noted, if its grades cannot be read or are not its score's."""
+        if key not in self._scores:
+            folder = self.root / "scores" / key
+            self._scores[key] = self.attempt(folder, lambda: self._checked(folder, score))
+        return self._scores[key]
+
+    def _checked(self, folder: Path, score: Score) -> ItemScores:
+        found = item_scores(folder)
+        if (found.draws, found.correct, found.errors) != (score.n, score.correct, score.errors):
+            raise ValueError(
+                f"its grades ({found.draws} draws, {found.correct} correct, {found.errors} errors) are not those of its score "
+                f"({score.n}, {score.correct}, {score.errors})"
+            )
+        items = self._known_items.setdefault(found.items, found.items)  # one tuple for all cells: compared by `is`
+        return found.with_items(items)
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where a stage lies."""
+        return self.root / stage / key
+
+
+def _manifest(path: Path) -> Mapping[str, Any]:
+    told = read_json(path)
+    if not isinstance(told, dict) or not isinstance(told.get("counts"), dict) or not isinstance(told.get("upstream"), dict):
+        raise ValueError("it is no manifest of a stage")
+    str(told["created"])  # KeyError: it is none
+    return told
+
+
+def _result(path: Path) -> Result:
+    result = from_row(Result, read_json(path))
+    if not isinstance(result.cell, dict) or not all(isinstance(key, str) for key in result.keys.values()):
+        raise ValueError("it is no record of a cell")
+    for score in result.scores:
+        if f"scores/{score.benchmark}" not in result.keys:
+            raise ValueError(f"it has a score on {score.benchmark} without the key of its scores stage")
+        if not all(isinstance(count, int) for count in (score.n, score.correct, score.unparsed, score.truncated, score.errors)):
+            raise ValueError(f"its score on {score.benchmark} has counts that are no numbers")
+    int(result.cell.get("seed", 0))
+    return result
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(str(error.filename)).name} is not there"
+    if isinstance(error, TypeError) and "unexpected keyword" in str(error):
+        return f"it was written by another version of cft_lab ({error})"
+    if isinstance(error, TypeError) and "missing" in str(error):
+        return f"it was written by another version of cft_lab, or is damaged ({error})"
+    return f"it is damaged ({type(error).__name__}: {error})"

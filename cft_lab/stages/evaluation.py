@@ -15,6 +15,7 @@ from cft_lab.evaluation.grading import GRADERS_VERSION
 from cft_lab.evaluation.protocols import PROTOCOLS
 from cft_lab.evaluation.sample_scores import sample_scores
 from cft_lab.evaluation.statistics import item_interval
+from cft_lab.grade_columns import columns_of, write_columns
 from cft_lab.json_files import read_json, read_records, write_json, write_records
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Outcome, Result, Score, from_row, to_row
@@ -95,6 +96,7 @@ def scores(config: Config, benchmark: str, generated: Stage) -> Stage:
         items = load_items(benchmark, config.benchmarks.items, config.benchmarks.paths)
         rows = grade_all(benchmark, read_records(work.inputs["generations"] / GENERATIONS, Generation), items)
         write_records(work.folder / GRADES, rows)
+        write_columns(work.folder, columns_of(rows))
         write_json(work.folder / SCORE, to_row(_score(config, benchmark, rows)))
         return {outcome.value: sum(row.outcome is outcome for row in rows) for outcome in Outcome}
 

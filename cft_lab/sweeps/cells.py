@@ -13,6 +13,8 @@
       - {method: sft, data: numina}
     labels:                           # each line is said of every cell that has all its overrides
       - {where: {method: sft}, column: SFT, published: {method: sft}}
+    deltas:                           # differences to report: for each value of `by`, one cell minus the best of others
+      - {label: CFT - best SFT, by: [model], first: {method: cft}, rivals: {method: [sft, sft-verified]}}
 
 All values are texts, as on the command line; what the command line adds, it adds to every cell.
 """
@@ -30,7 +32,8 @@ from cft_lab.hydra_config import SWEEPS, sweep_names
 
 Overrides = Mapping[str, str]
 
-_FIELDS = ("caption", "benchmarks", "table", "common", "grids", "cells", "exclude", "labels")
+_FIELDS = ("caption", "benchmarks", "table", "common", "grids", "cells", "exclude", "labels", "deltas")
+_DELTA_FIELDS = ("label", "by", "first", "rivals")
 _LABEL_FIELDS = ("where", "row", "column", "published")
 #: fields of published.csv; a condition is given as a mapping, and printed as name=value;name=value
 _PUBLISHED_FIELDS = ("model", "method", "data", "condition")
@@ -48,6 +51,15 @@ class TableCell:
 
 
 @dataclass(frozen=True)
+class DeltaRow:
+    """A difference that a report shows: a cell minus the best of others, by their places in `Sweep.cells`."""
+
+    label: str
+    first: int
+    rivals: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A sweep file. `table` is the number of the published table."""
 
@@ -56,6 +68,7 @@ class Sweep:
     caption: str
     table: int | None
     cells: tuple[TableCell, ...]
+    deltas: tuple[DeltaRow, ...] = ()
 
     @property
     def varied(self) -> set[str]:
@@ -76,7 +89,8 @@ def read_sweep(name: str, folder: Path = SWEEPS) -> Sweep:
         table = written.get("table")
         if table is not None and not str(table).isdigit():
             raise _StrangeError(f"table: {table!r} is no number: name the published table, such as 2")
-        return Sweep(name, file, _text(written.get("caption", ""), "caption"), int(table) if table else None, _cells(written))
+        caption, cells = _text(written.get("caption", ""), "caption"), _cells(written)
+        return Sweep(name, file, caption, int(table) if table else None, cells, tuple(_deltas(written, cells)))
     except _StrangeError as error:
         raise ConfigError(f"{_shown(file)}, {error}") from None
 
@@ -211,6 +225,29 @@ def _refuse_shared_places(cells: Sequence[TableCell]) -> None:
                 f"labels: the cells {_told(other.overrides)} and {_told(cell.overrides)} stand at the same place, "
                 f"row {cell.row!r}, column {cell.column!r}: label what they differ in"
             )
+
+
+def _deltas(written: Mapping[str, Any], cells: Sequence[TableCell]) -> Iterator[DeltaRow]:
+    """The lines of `deltas`, each once for every group of cells that agree in its `by`."""
+    for place, line in _numbered(written, "deltas"):
+        _allow(_mapping(line, place), _DELTA_FIELDS, place)
+        label = _text(line.get("label", ""), f"{place}.label")
+        by = _list(line["by"], f"{place}.by") if "by" in line else []
+        chosen = {part: _conditions(line.get(part, {}), f"{place}.{part}") for part in ("first", "rivals")}
+        groups: dict[tuple[str | None, ...], dict[str, list[int]]] = {}
+        for index, cell in enumerate(cells):
+            found = groups.setdefault(tuple(cell.overrides.get(name) for name in by), {"first": [], "rivals": []})
+            for part, where in chosen.items():
+                found[part] += [index] if _fits(cell.overrides, where) else []
+        whole = [found for found in groups.values() if found["first"] and found["rivals"]]
+        if not whole:
+            raise _StrangeError(f"{place}: no group of cells has both first and rivals: correct or remove it")
+        for found in whole:
+            if len(found["first"]) > 1 or set(found["first"]) & set(found["rivals"]):
+                raise _StrangeError(
+                    f"{place}: first must be one cell, and none of its rivals: add what tells them apart, or to `by`"
+                )
+            yield DeltaRow(label, found["first"][0], tuple(found["rivals"]))
 
 
 def _fits(cell: Overrides, where: Mapping[str, Sequence[str]]) -> bool:

@@ -1,0 +1,78 @@
+"""`python -m cft_lab report TABLE...`: the paper's tables with the values of a store, and which of the paper's claims stand in it.
+
+Exit codes: 0 reported, also where cells are missing or records cannot be used, which is said; 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cft_lab.config import ConfigError
+from cft_lab.hydra_config import explain
+from cft_lab.published import VERSIONS
+from cft_lab.report.build import ALL, build_study
+from cft_lab.report.claims import Verdict, judge, read_claims
+from cft_lab.report.render import FORMATS, render
+from cft_lab.report.study import Study
+from cft_lab.report.tables import Report
+from cft_lab.results import open_store
+
+HELP = "the paper's tables with this store's values beside the published ones, and which claims stand"
+CLAIMS = "claims"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    command.add_argument(
+        "asked",
+        nargs="+",
+        metavar="TABLE|OVERRIDE",
+        help=f"all, {', '.join(ALL)}, claims, or a sweep file of your own; field=value is added to every cell",
+    )
+    command.add_argument("--format", default="md", help=f"{','.join(FORMATS)}, one or several (default: md)")
+    command.add_argument("--version", choices=VERSIONS, default="v1", help="version of the paper (default: v1)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="folder for a file of each table (default: prints)")
+    command.add_argument("--rates", action="store_true", help="also truncation and no-answer rates, and the paper's grader")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the report, or writes it into a folder."""
+    formats = options.format.split(",")
+    if strange := [name for name in formats if name not in FORMATS]:
+        print(f"--format {','.join(strange)} is not known: choose from {', '.join(FORMATS)}", file=sys.stderr)
+        return 2
+    overrides = [word for word in options.asked if "=" in word]
+    words = [word for word in options.asked if "=" not in word]
+    names = list(dict.fromkeys(name for word in words for name in ((*ALL, CLAIMS) if word == "all" else (word,))))
+    study = Study(open_store(options.store), options.version, overrides)
+    try:
+        report = build_study(study, [name for name in names if name != CLAIMS])
+        verdicts = judge(study, read_claims()) if CLAIMS in names else ()
+    except Exception as error:
+        told = error.problems if isinstance(error, ConfigError) else (explain(error),)
+        if told == (None,):
+            raise
+        print("Not reported, for this reason:", *(f"  - {line}" for line in told), sep="\n", file=sys.stderr)
+        return 2
+    for format in formats:
+        if options.out is None:
+            print(render(report, format, verdicts, rates=options.rates), end="")
+        else:
+            _write(options.out, report, verdicts, format, options.rates)
+    return 0
+
+
+def _write(folder: Path, report: Report, verdicts: Sequence[Verdict], format: str, rates: bool) -> None:
+    """A file for each table and one for the claims, each with what is to be said about the store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {table.name: render(dataclasses.replace(report, tables=(table,)), format, rates=rates) for table in report.tables}
+    if verdicts:
+        texts[CLAIMS] = render(dataclasses.replace(report, tables=()), format, verdicts)
+    for name, text in texts.items():
+        file = folder / f"{name.replace('/', '-')}.{format}"
+        file.write_text(text, encoding="utf-8")
+        print(file)

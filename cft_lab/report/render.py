@@ -1,0 +1,345 @@
+"""Tables and claims as Markdown, LaTeX, CSV and fragments of HTML. Here fractions become percent and points, and nowhere else.
+
+A table is shown as parts, each a plain grid: accuracies; beside the paper; differences; on demand by the paper's grader and rates.
+`parts` and `claim_parts` make the grids, templates/ writes them.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cft_lab.published import PRINTED_BENCHMARKS, SOURCE
+from cft_lab.report.claims import Verdict
+from cft_lab.report.tables import (
+    AVG,
+    CONFLICT,
+    FAILED,
+    ITEMS,
+    MEASURED,
+    MISSING,
+    PUBLISHED,
+    DataSetTable,
+    Delta,
+    Entry,
+    Report,
+    ReportTable,
+    Row,
+    Value,
+)
+
+FORMATS = ("md", "tex", "csv", "html")
+WORDS = {MISSING: "not run", FAILED: "failed", CONFLICT: "refused", PUBLISHED: "-"}
+_NONE = "-"
+_INTERVALS = "Accuracy in % [95 % interval over items]"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands at one place of a grid. `state` is that of an entry, or the word of a verdict; `why` explains it."""
+
+    text: str
+    state: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A grid under a heading. The first `labels` columns are row headings; `texts` are further columns that hold no numbers."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    labels: int = 1
+    texts: tuple[int, ...] = ()
+
+    def aligned(self, place: int) -> str:
+        """The side that a column keeps to."""
+        return "left" if place < self.labels or place in self.texts else "right"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table, or the claims: its grids, notes, and what would make what is missing (reason, command)."""
+
+    name: str
+    title: str
+    caption: str
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...] = ()
+    to_make: tuple[tuple[str, str], ...] = ()
+
+
+def render(report: Report, format: str, verdicts: Sequence[Verdict] = (), *, rates: bool = False) -> str:
+    """A whole report in one of FORMATS. html is a fragment without a page around it; csv has an empty line before the claims."""
+    if format == "csv":
+        return "\n".join(([table_csv(report)] if report.tables else []) + ([claims_csv(verdicts)] if verdicts else []))
+    shown = [section(table, rates=rates) for table in report.tables]
+    if verdicts:
+        shown.insert(0, claims_section(verdicts))
+    notes = [*report.notes, *(f"cannot be used: {problem}" for problem in report.problems)]
+    text: str = _template(format).render(sections=shown, notes=notes, report=report)
+    return text
+
+
+def section(table: ReportTable | DataSetTable, *, rates: bool = False) -> Section:
+    """A table as grids of texts."""
+    if isinstance(table, DataSetTable):
+        return Section(table.name, table.title, table.caption, (_data_sets(table),), table.notes, _uncounted(table))
+    parts = tuple(part for part in parts_of(table, rates=rates) if part.rows)
+    return Section(table.name, table.title, table.caption, parts, table.notes, tuple(_to_make(table)))
+
+
+def parts_of(table: ReportTable, *, rates: bool = False) -> Iterator[Part]:
+    """The grids of a table."""
+    names = [benchmark_name(benchmark) for benchmark in table.benchmarks]
+    labels = ("row", "column") if any(row.column for row in table.rows) else ("row",)
+
+    def grid(title: str, head: Sequence[str], text: Callable[[Row], list[Cell]]) -> Part:
+        named = [(Cell(row.label), Cell(row.column))[: len(labels)] for row in table.rows]
+        rows = tuple((*own, *text(row)) for own, row in zip(named, table.rows, strict=True))
+        return Part(title, (*labels, *head), rows, len(labels))
+
+    heads = [*("seeds", "supervised tokens"), *(_with_items(table, benchmark) for benchmark in table.benchmarks), "seed sd of AVG"]
+    yield grid(_INTERVALS, heads, lambda row: _measured(row, table.benchmarks))
+    if table.scale == "paper":
+        title = f"Published ({SOURCE} {table.version}), and measured minus published in points"
+        yield grid(title, names, lambda row: [_beside(row.entries[benchmark]) for benchmark in table.benchmarks])
+    yield from _delta_parts(table)
+    values = [entry.value for row in table.rows for entry in row.entries.values() if entry.value]
+    if any(value.paper_grader is not None and abs(value.paper_grader - value.mean) > 5e-4 for value in values) or rates:
+        yield grid(
+            "By the paper's more lenient grader, in %",
+            names,
+            lambda row: [_one(row.entries[name], lambda value: percent(value.paper_grader)) for name in table.benchmarks],
+        )
+    if rates:
+        yield grid(
+            "No answer / cut off, in % of draws",
+            names,
+            lambda row: [
+                _one(row.entries[name], lambda value: f"{percent(value.unparsed)} / {percent(value.truncated)}")
+                for name in table.benchmarks
+            ],
+        )
+
+
+def _measured(row: Row, benchmarks: Sequence[str]) -> list[Cell]:
+    spread = row.entries[AVG].value
+    runs = max((entry.value.seeds for entry in row.entries.values() if entry.value), default=0)
+    return [
+        Cell(str(runs) if runs else _NONE, why=", ".join(map(str, row.seeds))),
+        Cell(f"{row.supervised_tokens:,}" if row.supervised_tokens is not None else _NONE),
+        *(_one(row.entries[benchmark], with_interval) for benchmark in benchmarks),
+        Cell(percent(spread.seed_sd if spread else None)),
+    ]
+
+
+def _one(entry: Entry, text: Callable[[Value], str]) -> Cell:
+    """A measured value as text, or why there is none."""
+    if entry.value is None:
+        return Cell(WORDS.get(entry.state, entry.state), entry.state, entry.reason or entry.command or entry.note or "")
+    return Cell(text(entry.value), MEASURED)
+
+
+def _beside(entry: Entry) -> Cell:
+    if entry.published is None:
+        return Cell(_NONE)
+    difference = "" if entry.difference is None else f" ({points(entry.difference)})"
+    return Cell(f"{percent(entry.published)}{difference}{_mark(entry)}", why=entry.note or "")
+
+
+def _mark(entry: Entry) -> str:
+    """A star for what a note of the table explains."""
+    return " *" if entry.note and entry.state != PUBLISHED else ""
+
+
+def _delta_parts(table: ReportTable) -> Iterator[Part]:
+    labels = dict.fromkeys((delta.label, delta.first, delta.rivals) for delta in table.deltas)
+    rows = []
+    for place in labels:
+        own = {delta.benchmark: delta for delta in table.deltas if (delta.label, delta.first, delta.rivals) == place}
+        rows.append((Cell(place[0]), *(_difference(own[name], table.scale) for name in table.benchmarks)))
+    covers = next((delta.covers for delta in table.deltas if delta.estimate is not None), ITEMS)
+    title = f"Difference in points, paired by item [95 % interval over {covers}]"
+    title += "; published in brackets" if table.scale == "paper" else ""
+    yield Part(title, ("difference", *(benchmark_name(name) for name in table.benchmarks)), tuple(rows))
+
+
+def _difference(delta: Delta, scale: str) -> Cell:
+    published = f" ({points(delta.published)})" if scale == "paper" and delta.published is not None else ""
+    if delta.estimate is None or delta.low is None or delta.high is None:
+        return Cell(f"{_NONE}{published}", MISSING, delta.reason or "")
+    return Cell(f"{points(delta.estimate)} [{points(delta.low)}, {points(delta.high)}]{published}", MEASURED)
+
+
+def _to_make(table: ReportTable) -> Iterator[tuple[str, str]]:
+    """What is missing and the command that makes it: one for the table if nothing is there, else one for each cell."""
+    lacking = [next((e for e in row.entries.values() if e.command), None) for row in table.rows if row.arm]
+    told = [entry for entry in lacking if entry is not None]
+    if told and len(told) == len(lacking) and all(entry.state == MISSING for entry in told):
+        yield "nothing of this table was run", f"python run.py -m sweeps={table.name}"
+        return
+    for entry in told:
+        place = ", ".join(filter(None, (entry.row, entry.column)))
+        yield f"{place}: {WORDS.get(entry.state, entry.state)}{f' ({entry.reason})' if entry.reason else ''}", str(entry.command)
+
+
+def _with_items(table: ReportTable, benchmark: str) -> str:
+    values = [row.entries[benchmark].value for row in table.rows]
+    counts = {value.n_items for value in values if value is not None}
+    if not counts or benchmark == AVG:
+        return benchmark_name(benchmark)
+    low, high = min(counts), max(counts)
+    return f"{benchmark_name(benchmark)}, n={low:,}" + (f" to {high:,}" if high > low else "")
+
+
+def _data_sets(table: DataSetTable) -> Part:
+    rows = tuple(
+        tuple(
+            Cell(text)
+            for text in (row.name, row.size, row.seed, row.discipline, f"{row.counted:,}" if row.counted is not None else _NONE)
+        )
+        for row in table.rows
+    )
+    return Part("Training sets", ("data set", "size", "source or seed", "discipline", "rows counted here"), rows, texts=(1, 2, 3))
+
+
+def _uncounted(table: DataSetTable) -> tuple[tuple[str, str], ...]:
+    return tuple((f"{row.name}: not counted", row.command) for row in table.rows if row.command)
+
+
+def claims_section(verdicts: Sequence[Verdict]) -> Section:
+    """The verdicts on all claims as grids of texts."""
+    titles = {
+        "paper": f"Claims of {SOURCE}, judged on this store",
+        "lab": "The same claims about the lab world, judged on direction only: they say nothing about the paper's models",
+    }
+    parts = []
+    for scale, title in titles.items():
+        rows = [_verdict(verdict) for verdict in verdicts if verdict.claim.scale == scale]
+        published = ("published, points",) if scale == "paper" else ()
+        head = ("claim", "verdict", "measured, points", *published, "p (Holm)", "why")
+        kept = rows if scale == "paper" else [(*row[:3], *row[4:]) for row in rows]
+        parts.append(Part(title, head, tuple(kept), texts=(1, len(head) - 1)))
+    parts = [part for part in parts if part.rows]
+    families = {verdict.claim.scale: verdict.confidence for verdict in verdicts if verdict.confidence is not None}
+    notes = [f"Intervals of the {name} claims hold together at 95 %: each is at {100 * at:.2f} %." for name, at in families.items()]
+    lacking = {verdict.claim.sweep: verdict.command for verdict in verdicts if verdict.command is not None}
+    to_make = tuple((f"{sweep} is not run whole", command) for sweep, command in lacking.items())
+    return Section("claims", "Claims", "Which claims stand in this store", tuple(parts), tuple(notes), to_make)
+
+
+def _verdict(verdict: Verdict) -> tuple[Cell, ...]:
+    measured = _NONE
+    if verdict.estimate is not None and verdict.low is not None and verdict.high is not None:
+        measured = f"{points(verdict.estimate)} [{points(verdict.low)}, {points(verdict.high)}]"
+    return (
+        Cell(verdict.claim.statement),
+        Cell(verdict.word, verdict.word),
+        Cell(measured),
+        Cell(points(verdict.published)),
+        Cell(_NONE if verdict.p_holm is None else f"{verdict.p_holm:.2g}"),
+        Cell(verdict.reason),
+    )
+
+
+def table_csv(report: Report) -> str:
+    """Every number of the tables, one a line: entries, then differences; fractions as they are."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    value_names = ("mean", "low", "high", "n_items", "seeds", "errors", "paper_grader", "truncated", "unparsed", "seed_sd")
+    heads = ("table", "kind", "row", "column", "benchmark", "state", *value_names, "published", "difference", "reason", "cell")
+    writer.writerow(heads)
+    for table in report.tables:
+        if isinstance(table, DataSetTable):
+            continue
+        for row in table.rows:
+            for entry in row.entries.values():
+                values = [getattr(entry.value, name) if entry.value else None for name in value_names]
+                places = (table.name, "value", entry.row, entry.column, entry.benchmark, entry.state)
+                writer.writerow((*places, *values, entry.published, entry.difference, entry.reason, entry.cell))
+        for delta in table.deltas:
+            state = MISSING if delta.estimate is None else MEASURED
+            values = [delta.estimate, delta.low, delta.high, delta.n_items, delta.seeds, *[None] * 5]
+            places = (table.name, "difference", delta.label, "", delta.benchmark, state)
+            rest = (delta.published, None, delta.reason, " - ".join((delta.first, " | ".join(delta.rivals))))
+            writer.writerow((*places, *values, *rest))
+    return file.getvalue()
+
+
+def claims_csv(verdicts: Sequence[Verdict]) -> str:
+    """Every verdict, one a line; fractions as they are."""
+    names = (
+        *("estimate", "low", "high", "confidence", "covers", "n_items", "seeds", "published", "p_holm"),
+        *("seeds_needed", "items_needed", "reason"),
+    )
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("claim", "scale", "kind", "benchmark", "verdict", *names))
+    for verdict in verdicts:
+        claim = verdict.claim
+        values = [getattr(verdict, name) for name in names]
+        writer.writerow((claim.id, claim.scale, claim.kind, claim.benchmark, verdict.word, *values))
+    return file.getvalue()
+
+
+def benchmark_name(benchmark: str) -> str:
+    """What the paper calls a benchmark; the lab's have names of their own."""
+    return PRINTED_BENCHMARKS.get(benchmark, benchmark)
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent."""
+    return _NONE if value is None else f"{100 * value:.1f}"
+
+
+def points(value: float | None) -> str:
+    """A difference of fractions in points, signed."""
+    return _NONE if value is None else f"{100 * value:+.1f}"
+
+
+def with_interval(value: Value) -> str:
+    """An accuracy in percent with its interval."""
+    errors = f" ({value.errors} errors)" if value.errors else ""
+    return f"{percent(value.mean)} [{percent(value.low)}, {percent(value.high)}]{errors}"
+
+
+@functools.lru_cache(maxsize=len(FORMATS))
+def _template(format: str) -> Any:
+    """The template of a format. HTML is escaped by jinja2 itself, the others by the filters below."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cft_lab.report"),
+        autoescape=jinja2.select_autoescape(["html.j2"], default=False),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"md": _markdown, "tex": _latex, "widths": _widths}
+    return environment.get_template(f"report.{format}.j2")
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {c: f"\\{c}" for c in "&%$#_{}"}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _markdown(text: str) -> str:
+    """A text that stays one cell of a Markdown table, and no markup."""
+    plain = " ".join(text.split())
+    return "".join(f"\\{character}" if character in "|*_`<\\" else character for character in plain)
+
+
+def _widths(part: Part) -> list[int]:
+    """The width of each column, so that the source of a Markdown table can be read as one."""
+    texts = [part.head, *([cell.text for cell in row] for row in part.rows)]
+    return [max(3, *(len(_markdown(row[place])) for row in texts)) for place in range(len(part.head))]
