@@ -179,8 +179,13 @@ def _lacking(table: ReportTable, name: str) -> tuple[Lacking, ...]:
 
 def _items(table: ReportTable) -> dict[str, str]:
     """Benchmark -> how many items its measured values stand on."""
-    counts = {name: sorted({row.entries[name].value.n_items for row in table.rows if row.entries[name].value}) for name in table.benchmarks}  # type: ignore[union-attr]
-    return {name: "\N{EN DASH}".join(dict.fromkeys((f"{n[0]:,}", f"{n[-1]:,}"))) for name, n in counts.items() if n}
+    found = {}
+    for name in table.benchmarks:
+        values = [row.entries[name].value for row in table.rows]
+        counts = sorted({value.n_items for value in values if value is not None})
+        if counts:
+            found[name] = "\N{EN DASH}".join(dict.fromkeys((count(counts[0]), count(counts[-1]))))
+    return found
 
 
 def key_names(trace: ArmTrace) -> list[str]:
@@ -248,6 +253,13 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"key_names": key_names, "versions": versions, "percent": percent, "points": points, "count": count, "amount": amount}
+    environment.filters |= {
+        "key_names": key_names,
+        "versions": versions,
+        "percent": percent,
+        "points": points,
+        "count": count,
+        "amount": amount,
+    }
     environment.globals |= {"anchor": anchor, "benchmark_name": benchmark_name}
     return environment

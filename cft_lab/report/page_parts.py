@@ -1,7 +1,7 @@
 """What the page shows besides tables: arms in groups, curves, quality of data and critiques, costs, sample generations.
 
-Each part is read from the store through `Results` and is a frozen record of numbers and texts; templates only place them. What a store
-does not have is None or left out, never a number.
+Each part is read from the store through `Results` and is a frozen record of numbers and texts; templates only place them. What a
+store does not have is None or left out, never a number.
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ def curve_groups(report: Report, results: Results) -> list[CurveGroup]:
                     key = run.keys.get("candidates")
                     if key and key not in seen:
                         seen.add(key)
-                        curves.append(_curve(results, series_label(row), trace.id, run.result, run.seed, run.keys.get("selected", key)))
+                        curves.append(
+                            _curve(results, series_label(row), trace.id, run.result, run.seed, run.keys.get("selected", key))
+                        )
             curves = [curve for curve in curves if curve.checkpoints or curve.losses]
             if curves:
                 found.append(CurveGroup(", ".join(filter(None, (table.title, group.label))), tuple(curves)))
@@ -227,10 +229,15 @@ def critique_parts(results: Results) -> list[CritiquePart]:
     frame = results.critiques()
     return [
         CritiquePart(
-            str(key),
-            str(row["teacher"]),
-            *(_whole(row[name]) for name in ("critiques", "right", "wrong", "unparsed")),
-            *(_rate(row, name) for name in ("agreement", "false_right", "false_wrong")),  # type: ignore[arg-type]
+            key=str(key),
+            teacher=str(row["teacher"]),
+            critiques=_whole(row["critiques"]),
+            right=_whole(row["right"]),
+            wrong=_whole(row["wrong"]),
+            unparsed=_whole(row["unparsed"]),
+            agreement=_rate(row, "agreement"),
+            false_right=_rate(row, "false_right"),
+            false_wrong=_rate(row, "false_wrong"),
         )
         for key, row in zip(frame.index, frame.to_dict("records"), strict=True)
     ]
@@ -277,7 +284,7 @@ def sample_items(report: Report, results: Results) -> list[SampleItem]:
 
     Drawn with a fixed seed from the first benchmark whose texts may be shown; the first run of each arm.
     """
-    shown = []
+    shown: list[SampleItem] = []
     seen: set[tuple[str, ...]] = set()
     for table in report_tables(report):
         for group in groups(table):
@@ -329,14 +336,16 @@ def _drawn(draw: random.Random, benchmark: str, runs: Sequence[str], results: Re
 def _sample(label: str, arm: str, seed: int, told: Mapping[str, object]) -> Sample:
     text = str(told["text"] or "")
     return Sample(
-        label,
-        arm,
-        seed,
-        text[:SHOWN_LETTERS],
-        max(0, len(text) - SHOWN_LETTERS),
-        *(_text(told[name]) for name in ("outcome", "paper_outcome", "extracted")),
-        str(told["finish"]),
-        _whole(told["turns"]) or 0,
+        label=label,
+        arm=arm,
+        seed=seed,
+        text=text[:SHOWN_LETTERS],
+        left_out=max(0, len(text) - SHOWN_LETTERS),
+        outcome=_text(told["outcome"]),
+        paper_outcome=_text(told["paper_outcome"]),
+        extracted=_text(told["extracted"]),
+        finish=str(told["finish"]),
+        turns=_whole(told["turns"]) or 0,
     )
 
 

@@ -88,8 +88,9 @@ def _dot_panels(table: ReportTable, group: Group, name: str, styles: Mapping[str
             value = entry.value
             if value is None and (entry.published is None or _any_measured(group)):
                 continue
-            told = (value.mean, value.low, value.high) if value else (None, None, None)
-            dots.append(plots.Dot(series_label(row), *told, entry.published, styles[series_label(row)]))
+            mean, low, high = (value.mean, value.low, value.high) if value else (None, None, None)
+            label = series_label(row)
+            dots.append(plots.Dot(label, mean, low, high, entry.published, styles[label]))
         if dots:
             panels.append(plots.dots(f"{name}-{place}", benchmark_name(benchmark), dots, limits))
     return tuple(panels)
@@ -104,7 +105,9 @@ def temperature_plots(report: Report) -> list[PlotRow]:
         protocols = {label: 1 + place for place, label in enumerate(dict.fromkeys(row.label for row in table.rows))}
         panels = []
         for place, benchmark in enumerate((AVG, *(name for name in table.benchmarks if name != AVG))):
-            series = [plots.Series(label, _by_temperature(report, table, label, benchmark), protocols[label]) for label in protocols]
+            series = [
+                plots.Series(label, _by_temperature(report, table, label, benchmark), protocols[label]) for label in protocols
+            ]
             series = [one for one in series if one.points]
             if series:
                 panels.append(plots.lines(f"temperature-{_name(table)}-{place}", benchmark_name(benchmark), series, "temperature"))
@@ -123,7 +126,7 @@ def _by_temperature(report: Report, table: ReportTable, label: str, benchmark: s
 
 
 def _temperature(report: Report, arm: str | None) -> float | None:
-    if arm not in report.arms:
+    if arm is None or arm not in report.arms:
         return None
     said = [override.partition("=")[2] for override in report.arms[arm].overrides if override.startswith("temperature=")]
     return float(said[-1]) if said else 0.0

@@ -1,8 +1,8 @@
 """The plots of the page: small SVG figures by matplotlib that take their colours from the page.
 
 Each holds one panel, so that a row of them wraps on a narrow screen. Colours are drawn as marks and become CSS variables
-(`--series-0`, `--ink`, ...; templates/style.css), so that one figure serves light and dark. Series differ in marker and dash as well
-as in colour, and are labelled beside their points. Every figure has a title and a description that says its numbers.
+(`--series-0`, `--ink`, ...; templates/page/style.css), so that one figure serves light and dark. Series differ in marker and dash
+as well as in colour, and are labelled beside their points. Every figure has a title and a description that says its numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -39,7 +39,7 @@ _MARKS = {f"#0a0b{place:02x}": f"var(--series-{place})" for place in range(len(M
 }
 _SERIES = [mark for mark, shown in _MARKS.items() if "series" in shown]
 _INK, _MUTED, _GRID = (mark for mark, shown in _MARKS.items() if "series" not in shown)
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": _SIZE,
     "axes.edgecolor": _MUTED,
@@ -121,7 +121,9 @@ def _draw_dots(axes: Axes, rows: Sequence[Dot]) -> None:
     for place, row in enumerate(rows):
         colour, marker = _SERIES[row.style % len(_SERIES)], row.marker or MARKERS[row.style % len(MARKERS)]
         if row.low is not None and row.high is not None:
-            axes.plot([100 * row.low, 100 * row.high], [place, place], color=colour, linewidth=1.5, solid_capstyle="butt", clip_on=False)
+            axes.plot(
+                [100 * row.low, 100 * row.high], [place, place], color=colour, linewidth=1.5, solid_capstyle="butt", clip_on=False
+            )
         if row.value is not None:
             axes.plot([100 * row.value], [place], color=colour, marker=marker, markersize=5, linestyle="none", clip_on=False)
         if row.published is not None:
