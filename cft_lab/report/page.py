@@ -1,7 +1,8 @@
 """The page: a report as one HTML file that needs nothing else, no network and no script.
 
-Templates (templates/) are rendered by Jinja2 with autoescape: model output, questions and names from a store are text, never markup,
-and a Content-Security-Policy in the page forbids scripts and loads besides. Every measured number is a link to what it stands on.
+Templates (templates/page/) are rendered by Jinja2 with autoescape: model output, questions and names from a store are text, never
+markup, and a Content-Security-Policy in the page forbids scripts and loads besides. Every measured number is a link to what it
+stands on.
 """
 
 from __future__ import annotations
@@ -129,8 +130,20 @@ def _context(report: Report, verdicts: Sequence[Verdict], results: Results) -> d
         "first_command": _first_command(verdicts, views),
         "AVG": AVG,
         "words": WORDS,
+        "names": _names(report),
+        "row_name": page_parts.row_name,
     }
     return context | {"problems": tuple(dict.fromkeys((*report.problems, *map(str, results.problems))))}
+
+
+def _names(report: Report) -> dict[str, dict[str, str]]:
+    """Arm -> name of each table that it stands in -> what it is called there."""
+    found: dict[str, dict[str, str]] = {}
+    for table in page_parts.report_tables(report):
+        for row in table.rows:
+            if row.arm is not None:
+                found.setdefault(row.arm, {})[table.name] = page_parts.row_name(row)
+    return found
 
 
 def _by_scale(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
@@ -169,8 +182,7 @@ def _lacking(table: ReportTable, name: str) -> tuple[Lacking, ...]:
     for row in table.rows:
         for entry in row.entries.values():
             if entry.state in (MISSING, FAILED, CONFLICT):
-                place = ", ".join(filter(None, (row.label, row.column)))
-                found.setdefault((entry.state, entry.reason, entry.command), {})[place] = None
+                found.setdefault((entry.state, entry.reason, entry.command), {})[page_parts.row_name(row)] = None
     return tuple(
         Lacking(f"m-{name}-{place}", state, tuple(places), reason, command)
         for place, ((state, reason, command), places) in enumerate(found.items())

@@ -149,16 +149,21 @@ def has_values(table: ReportTable) -> bool:
 
 
 def groups(table: ReportTable) -> list[Group]:
-    """The rows by their first label; one group if the rows have no second label."""
-    if not any(row.column for row in table.rows):
-        return [Group("", table.rows)]
+    """The rows by their first label; one group where no two rows share it, or rows have no second one."""
     labels = dict.fromkeys(row.label for row in table.rows)
+    if len(labels) == len(table.rows) or not any(row.column for row in table.rows):
+        return [Group("", table.rows)]
     return [Group(label, tuple(row for row in table.rows if row.label == label)) for label in labels]
 
 
 def series_label(row: Row) -> str:
     """What a row is called within its group."""
     return row.column or row.label
+
+
+def row_name(row: Row) -> str:
+    """What a row is called within its table."""
+    return ", ".join(filter(None, (row.label, row.column)))
 
 
 def trained_rows(report: Report, group: Group) -> Iterator[tuple[Row, ArmTrace]]:
