@@ -23,8 +23,9 @@ FLOORS = [
     {"evaluation"},
     {"data", "training"},
     {"stages", "preflight"},
-    {"pipeline", "tables"},
+    {"pipeline", "tables", "results"},
     {"sweeps"},
+    {"report"},
     {"commands"},
     {"cli", "__main__"},
 ]

@@ -193,15 +193,12 @@ def decide(claim: Claim, low: float, high: float) -> str:
 
 
 def needed(claim: Claim, compared: Compared, confidence: float) -> tuple[int | None, int | None]:
-    """Seeds of each trained arm, and items, that would each alone find the difference that matters with 80 % power.
+    """Seeds of each trained arm, and items, that would each alone find `effect_to_find` with 80 % power.
 
-    That is the claim's margin, or its smallest effect of interest; where the items and seeds that there are would find this and the
-    interval still holds both answers, it is the observed difference. None where more of that alone would never do.
+    None where more of that alone would never do.
     """
-    effect = claim.margin or claim.smallest_effect
-    if detectable_difference(compared.standard_error, confidence=confidence) <= effect:
-        effect = abs(compared.estimate)
-    if effect == 0:
+    effect = effect_to_find(claim, compared, confidence)
+    if effect <= 0:
         return None, None
     seeds = times_needed(compared.seed_se, compared.item_se, effect, confidence=confidence)
     items = times_needed(compared.item_se, compared.seed_se, effect, confidence=confidence)
@@ -210,6 +207,23 @@ def needed(claim: Claim, compared: Compared, confidence: float) -> tuple[int | N
         max(compared.seeds + 1, math.ceil(seeds * compared.seeds)) if known and seeds is not None else None,
         max(compared.n_items + 1, math.ceil(items * compared.n_items)) if items is not None else None,
     )
+
+
+def effect_to_find(claim: Claim, compared: Compared, confidence: float) -> float:
+    """The difference that has to be found for a verdict: the claim's margin, or its smallest effect of interest.
+
+    Where the items and seeds that there are would find this four times in five and the interval still holds both answers, the truth
+    is near a bound: then it is the distance of the observed difference to the bound that it could pass first.
+    """
+    effect = claim.margin or claim.smallest_effect
+    if detectable_difference(compared.standard_error, confidence=confidence) > effect:
+        return effect
+    if claim.kind == "close":
+        return abs(abs(compared.estimate) - claim.margin)
+    if claim.kind == "not_better":
+        return abs(compared.estimate - claim.margin)
+    contradicted = claim.smallest_effect if claim.scale == "paper" else 0.0
+    return max(compared.estimate - claim.margin, contradicted - compared.estimate)
 
 
 def _with_holm(verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
@@ -232,7 +246,7 @@ def _reason(claim: Claim, word: str, compared: Compared, confidence: float, seed
         return f"{told}."
     ways = [f"{seeds:,} seeds of each trained arm"] if seeds is not None else []
     ways += [f"{items:,} items of this kind"] if items is not None else []
-    effect = 100 * (claim.margin or claim.smallest_effect)
+    effect = 100 * effect_to_find(claim, compared, confidence)
     if not ways:
         return f"{told}; neither more seeds nor more items alone would separate {effect:.1f} points."
     return f"{told}; it would take {' or '.join(ways)} to separate {effect:.1f} points four times in five."

@@ -35,6 +35,7 @@ from cft_lab.report.tables import (
 FORMATS = ("md", "tex", "csv", "html")
 WORDS = {MISSING: "not run", FAILED: "failed", CONFLICT: "refused", PUBLISHED: "-"}
 _NONE = "-"
+_PROBLEMS = 20  # records that cannot be used which a report lists before it counts
 _INTERVALS = "Accuracy in % [95 % interval over items]"
 
 
@@ -81,7 +82,9 @@ def render(report: Report, format: str, verdicts: Sequence[Verdict] = (), *, rat
     shown = [section(table, rates=rates) for table in report.tables]
     if verdicts:
         shown.insert(0, claims_section(verdicts))
-    notes = [*report.notes, *(f"cannot be used: {problem}" for problem in report.problems)]
+    notes = [*report.notes, *(f"cannot be used: {problem}" for problem in report.problems[:_PROBLEMS])]
+    if len(report.problems) > _PROBLEMS:
+        notes.append(f"and {len(report.problems) - _PROBLEMS} more such records: `problems` of cft_lab.results.open_store has all")
     text: str = _template(format).render(sections=shown, notes=notes, report=report)
     return text
 
@@ -181,7 +184,7 @@ def _to_make(table: ReportTable) -> Iterator[tuple[str, str]]:
     """What is missing and the command that makes it: one for the table if nothing is there, else one for each cell."""
     lacking = [next((e for e in row.entries.values() if e.command), None) for row in table.rows if row.arm]
     told = [entry for entry in lacking if entry is not None]
-    if told and len(told) == len(lacking) and all(entry.state == MISSING for entry in told):
+    if told and all(entry.state in (MISSING, PUBLISHED) for row in table.rows for entry in row.entries.values()):
         yield "nothing of this table was run", f"python run.py -m sweeps={table.name}"
         return
     for entry in told:

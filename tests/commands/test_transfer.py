@@ -18,7 +18,9 @@ from cft_lab import pipeline
 from cft_lab.__main__ import main
 from cft_lab.commands import archive
 from cft_lab.config import Config
+from cft_lab.grade_columns import OUTCOMES, read_columns
 from cft_lab.locks import take
+from cft_lab.records import Outcome
 from cft_lab.store import DONE, PRUNED, Store, key_of
 
 Files = dict[str, bytes]
@@ -98,6 +100,16 @@ def test_results_arrive_whole_and_nothing_is_built_on_records(made: Made, tmp_pa
     assert store.is_done(made.candidates)
     assert store.manifest(made.result)["imported"]["from"] == "a.tar.gz"
     assert not (tmp_path / "there" / "importing").exists()
+
+
+def test_grades_arrive_as_columns_too_made_from_the_lines_that_were_checked(made: Made, tmp_path: Path, packed: Path) -> None:
+    with tarfile.open(packed) as archive:
+        assert not [name for name in archive.getnames() if name.endswith(".parquet")]
+    assert main(["import", "--store", str(tmp_path / "there"), str(packed)]) == 0
+    folder = tmp_path / "there" / "scores" / made.scores.key
+    assert (folder / "grades.parquet").is_file()
+    (folder / "grades.jsonl").unlink()
+    assert read_columns(folder).outcome.tolist() == [OUTCOMES.index(Outcome.CORRECT), OUTCOMES.index(Outcome.WRONG)]
 
 
 def test_generations_stay_at_home_unless_asked_for_and_come_later(made: Made, tmp_path: Path, packed: Path) -> None:

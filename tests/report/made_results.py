@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from cft_lab.grade_columns import columns_of, write_columns
 from cft_lab.hydra_config import compose
 from cft_lab.json_files import read_json, write_json, write_records
 from cft_lab.records import Grade, Outcome, Result, Score, to_row
+from cft_lab.report.claims import Claim, Place
 from cft_lab.report.study import Study
 from cft_lab.results import open_store
 from cft_lab.stages.evaluation import _score
@@ -39,8 +41,16 @@ deltas:
 """
 
 
+FAMILY_OF_ONE = (Claim("one", "SFT is better", "lab", "mine", "greater", "AVG", (Place("SFT"),), ((Place("Base"),),), 0.01),)
+
+
 def config_of(method: str, *overrides: str, seed: int = 0) -> Config:
-    return compose("model=lab-debug", "benchmarks=lab-table8", f"method={method}", f"seed={seed}", *overrides)
+    return dataclasses.replace(_composed("model=lab-debug", "benchmarks=lab-table8", f"method={method}", *overrides), seed=seed)
+
+
+@functools.lru_cache(maxsize=32)
+def _composed(*overrides: str) -> Config:
+    return compose(*overrides)
 
 
 def drawn(name: str, accuracy: float, items: int = 60) -> Outcomes:

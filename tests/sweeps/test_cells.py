@@ -118,6 +118,11 @@ def test_a_union_of_grids_cells_zip_and_exclude(tmp_path: Path) -> None:
             ["labels[1]", "method=sft data=lab-web", "row is set already ('a')"],
         ),
         (GOOD + "labels:\n  - {where: {method: sft}, row: a}\n", ["stand at the same place", "row 'a'"]),
+        (GOOD + "deltas:\n  - {first: {method: cft}, rivals: {method: sft}}\n", ["deltas[0]", "no group of cells"]),
+        (GOOD + "deltas:\n  - {first: {method: sft}, rivals: {method: base}}\n", ["deltas[0]", "first must be one cell"]),
+        (GOOD + "deltas:\n  - {by: [data], first: {method: sft}, rivals: {method: [sft, base]}}\n", ["none of its rivals"]),
+        (GOOD + "deltas:\n  - {first: {method: sft}}\n", ["deltas[0].rivals is empty"]),
+        (GOOD + "deltas:\n  - {minus: {method: sft}}\n", ["deltas[0]", "'minus' is unknown", "label, by, first, rivals"]),
     ],
 )
 def test_a_strange_file_is_refused_by_file_place_and_remedy(text: str, said: list[str], tmp_path: Path) -> None:
@@ -215,3 +220,20 @@ def test_a_sweep_has_one_store_and_one_cluster() -> None:
         composed("output_root=a,b")
     with pytest.raises(ConfigError, match="cluster differs"):
         composed("cluster.workers=1,2")
+
+
+def test_delta_rows_are_made_for_each_value_of_by(tmp_path: Path) -> None:
+    text = GOOD + "deltas:\n  - {label: SFT - Base, by: [data], first: {method: sft}, rivals: {method: base}}\n"
+    sweep = read_sweep("mine", sweep_file(tmp_path, text))
+    told = [
+        (row.label, sweep.cells[row.first].overrides, [sweep.cells[rival].overrides for rival in row.rivals])
+        for row in sweep.deltas
+    ]
+    assert told == [
+        (
+            "SFT - Base",
+            {"model": "lab-debug", "method": "sft", "data": data},
+            [{"model": "lab-debug", "method": "base", "data": data}],
+        )
+        for data in ("lab-web", "lab-forum")
+    ]

@@ -1,0 +1,63 @@
+"""`python -m cft_lab report`: names, formats, versions, and bad input."""
+
+from pathlib import Path
+
+import pytest
+
+from cft_lab.__main__ import main
+
+
+def report(store: Path, *arguments: str) -> int:
+    store.mkdir(exist_ok=True)
+    return main(["report", *arguments, "--store", str(store)])
+
+
+def test_all_of_an_empty_store_says_what_to_run(tmp_path: Path) -> None:
+    assert report(tmp_path / "store", "all", "--format", "md,csv", "--out", str(tmp_path / "out")) == 0
+    files = {file.name for file in (tmp_path / "out").iterdir()}
+    for name in (*(f"table{number}" for number in range(1, 9)), "figure1", "lab-table2", "lab-table8", "claims"):
+        assert {f"{name}.md", f"{name}.csv"} <= files
+    table2 = (tmp_path / "out" / "table2.md").read_text()
+    assert "has no finished result" in table2
+    assert "python run.py -m sweeps=table2" in table2
+    assert "79.4" in table2
+    assert "base rows: published; protocol unstated" in table2
+    lab = (tmp_path / "out" / "lab-table2.md").read_text()
+    assert "Lab world" in lab
+    assert "79.4" not in lab
+    claims = (tmp_path / "out" / "claims.md").read_text()
+    assert claims.count("not run") >= 30
+    assert "replicated" not in claims
+
+
+def test_the_version_of_the_paper_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    for version in ("v1", "v4"):
+        assert report(tmp_path / "store", "table2", "table4", "--version", version) == 0
+        printed.append(capsys.readouterr().out)
+    assert "arXiv 2501.17703 v4" in printed[1]
+    assert "SimpleRL" in printed[1]  # a printed row that no cell answers to
+    assert "SimpleRL" not in printed[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["table99"], "table99 is not a sweep file"),
+        (["table2", "--format", "pdf"], "--format pdf is not known: choose from md, tex, csv, html"),
+        (["lab/table6", "train.lr=1,2"], "one value, not several"),
+        (["lab/table6", "nonsense=1"], "nonsense"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert report(tmp_path / "store", *arguments) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert not captured.out
+
+
+def test_a_store_that_is_no_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "table2", "--store", str(tmp_path / "nowhere")]) == 2
+    assert "is not a folder" in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""The results API on a real cell at debug size, and on stores with records that cannot be read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cft_lab import pipeline
+from cft_lab.config import Config
+from cft_lab.json_files import read_json, read_records, write_json
+from cft_lab.records import Grade, Result
+from cft_lab.results import Results, open_store
+
+
+@pytest.fixture(scope="module")
+def ran(shared_store: Path) -> Callable[[Callable[..., Config]], tuple[str, Result]]:
+    """Runs the debug cell in the shared store, or finds it there; gives its key and result."""
+
+    def run(cell: Callable[..., Config]) -> tuple[str, Result]:
+        config = cell("method=cft", "train.cpu_threads=1", "engine.cpu_threads=1")
+        return pipeline.plan(config).result.key, pipeline.run(config, lambda line: None)
+
+    return run
+
+
+def test_a_real_cell_in_every_frame(
+    shared_store: Path, cell: Callable[..., Config], ran: Callable[..., tuple[str, Result]]
+) -> None:
+    key, result = ran(cell)
+    found = open_store(shared_store)
+    row = found.cells().loc[key]
+    assert (row["model"], row["method"], row["seed"], row["scale"]) == ("lab-debug", "cft", 0, "lab")
+    assert row["accuracy"] == pytest.approx(sum(score.accuracy or 0 for score in result.scores) / len(result.scores))
+    scores = found.scores().query("result == @key").set_index("benchmark")
+    for score in result.scores:
+        told = scores.loc[score.benchmark]
+        assert (told["n"], told["accuracy"], (told["low"], told["high"])) == (score.n, score.accuracy, score.interval)
+        items = found.items([key], [score.benchmark])
+        assert (len(items), items["correct"].mean()) == (score.n, pytest.approx(score.accuracy))
+        assert items["paper_correct"].mean() == pytest.approx(score.paper_accuracy)
+    assert set(found.items([key[:8]])["benchmark"]) == {score.benchmark for score in result.scores}
+    _check_texts(found, key, result)
+    curve, steps = found.selection(key), found.training(key)
+    assert curve["selected"].sum() == 1
+    assert (curve["accuracy"] == curve["correct"] / curve["n"]).all()
+    assert steps["step"].tolist() == list(range(1, len(steps) + 1))
+    costs = found.costs()
+    assert costs.loc[result.keys["candidates"], "supervised_tokens"] == result.supervised_tokens
+    assert costs.loc[result.keys["candidates"], "gpu_hours"] == 0
+    quality = found.critiques().loc[result.keys["critiques"]]
+    assert quality["right"] + quality["wrong"] + quality["unparsed"] == quality["critiques"]
+    critiques = found.critique_texts(result.keys["critiques"])
+    assert len(critiques) == quality["critiques"]
+    assert critiques[["question", "response", "critique"]].notna().all(axis=None)
+
+
+def _check_texts(found: Results, key: str, result: Result) -> None:
+    benchmark = result.scores[0].benchmark
+    texts = found.texts(key, benchmark)
+    grades = read_records(found.root / "scores" / result.keys[f"scores/{benchmark}"] / "grades.jsonl", Grade)
+    assert texts["item"].tolist() == [grade.problem_id for grade in grades]
+    assert texts["outcome"].tolist() == [grade.outcome.value for grade in grades]
+    assert texts["text"].str.len().gt(0).all()
+    questions = found.questions(benchmark)
+    assert (texts["gold"] == questions.loc[texts["item"], "gold"].to_numpy()).all()
+    assert texts["subject"].notna().all()
+    assert found.texts(key, benchmark, texts["item"].tolist()[:1])["item"].tolist() == texts["item"].tolist()[:1]
+
+
+def test_what_a_stage_of_scores_writes_has_columns_too(
+    shared_store: Path, cell: Callable[..., Config], ran: Callable[..., tuple[str, Result]]
+) -> None:
+    _, result = ran(cell)
+    for score in result.scores:
+        assert (shared_store / "scores" / result.keys[f"scores/{score.benchmark}"] / "grades.parquet").is_file()
+
+
+def test_an_empty_store_has_empty_frames_with_their_columns(tmp_path: Path) -> None:
+    found = open_store(tmp_path)
+    for frame in (found.cells(), found.scores(), found.items(), found.costs(), found.critiques()):
+        assert len(frame) == 0
+        assert len(frame.columns) > 5
+    assert not found.problems
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        open_store(tmp_path / "nowhere")
+    with pytest.raises(KeyError, match="0 results"):
+        found.texts("abc", "lab-basic")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda row: row | {"colour": 1}, "another version of cft_lab"),
+        (lambda row: {name: value for name, value in row.items() if name != "keys"}, "another version of cft_lab, or is damaged"),
+        (lambda row: row | {"scores": [row["scores"][0] | {"benchmark": "other"}]}, "without the key of its scores stage"),
+        (lambda row: row | {"scores": [row["scores"][0] | {"n": "many"}]}, "counts that are no numbers"),
+        (lambda row: [row], "it is damaged"),
+        (lambda row: row | {"cell": row["cell"] | {"seed": "x"}}, "it is damaged"),
+    ],
+)
+def test_a_strange_record_is_told_and_left_out(
+    tmp_path: Path, change: Callable[[dict[str, object]], object], told: str, shared_store: Path, cell: Callable[..., Config],
+    ran: Callable[..., tuple[str, Result]],
+) -> None:  # fmt: skip
+    key, _ = ran(cell)
+    for name in (key, "0" * 16):
+        folder = tmp_path / "result" / name
+        folder.mkdir(parents=True)
+        for file in ("manifest.json", "DONE", "result.json"):
+            (folder / file).write_bytes((shared_store / "result" / key / file).read_bytes())
+    strange = tmp_path / "result" / ("0" * 16) / "result.json"
+    write_json(strange, change(read_json(strange)))
+    found = open_store(tmp_path)
+    assert found.cells().index.tolist() == [key]
+    (problem,) = found.problems
+    assert problem.path == f"result/{'0' * 16}/result.json"
+    assert told in problem.what
+    assert "run the cell again" in problem.remedy
