@@ -54,6 +54,7 @@ labels:
   - {where: {temperature: 0.0}, column: T=0.0}
   - {where: {temperature: 0.6}, column: T=0.6}
 """
+SMALL = (*DEBUG, "model.lab.pretrain.tokens=20_000")
 RUN = (("method=base",), ("method=sft",), ("method=cft",), ("method=cft", "temperature=0.6"))
 HOSTILE = (
     "<script>window.hacked = 1; alert(1)</script></pre></svg></style><img src=x onerror=alert(2)>"
@@ -62,11 +63,12 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def store(shared_store: Path) -> Path:
-    """Real debug cells, in the store that the session shares: each is made once."""
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real debug cells."""
+    root = tmp_path_factory.mktemp("store")
     for overrides in RUN:
-        pipeline.run(compose(*DEBUG, f"output_root={shared_store}", "benchmarks=lab-table8", *overrides), lambda line: None)
-    return shared_store
+        pipeline.run(compose(*SMALL, f"output_root={root}", "benchmarks=lab-table8", *overrides), lambda line: None)
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def build_from(store: Path, folder: Path, table2: str = TABLE2) -> Report:
     (folder / "lab").mkdir()
     (folder / "lab" / "table2.yaml").write_text(table2)
     (folder / "lab" / "table8.yaml").write_text(TABLE8)
-    return build(open_store(store), ["lab/table2", "lab/table8"], overrides=DEBUG, folder=folder)
+    return build(open_store(store), ["lab/table2", "lab/table8"], overrides=SMALL, folder=folder)
 
 
 def verdicts(report: Report) -> list[Verdict]:
