@@ -29,7 +29,7 @@ FLOORS = [
     {"commands"},
     {"cli", "__main__"},
 ]
-HEAVY = ("torch", "transformers", "wandb", "datasets", "accelerate", "vllm", "openai")
+HEAVY = ("torch", "transformers", "wandb", "datasets", "accelerate", "vllm", "openai", "matplotlib")
 
 
 def floor_of(module: str) -> int:

@@ -35,15 +35,23 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--format", default="md", help=f"{','.join(FORMATS)}, one or several (default: md)")
     command.add_argument("--version", choices=VERSIONS, default="v1", help="version of the paper (default: v1)")
-    command.add_argument("--out", type=Path, metavar="DIR", help="folder for a file of each table (default: prints)")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR|FILE.html",
+        help="folder for a file of each table; html is one page, in it or in a FILE.html (default: prints)",
+    )
     command.add_argument("--rates", action="store_true", help="also truncation and no-answer rates, and the paper's grader")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the report, or writes it into a folder."""
+    """Prints the report, or writes it into files."""
     formats = options.format.split(",")
     if strange := [name for name in formats if name not in FORMATS]:
         print(f"--format {','.join(strange)} is not known: choose from {', '.join(FORMATS)}", file=sys.stderr)
+        return 2
+    if options.out is not None and options.out.suffix == ".html" and formats != ["html"]:
+        print(f"--out {options.out} is one page: use --format html, or name a folder", file=sys.stderr)
         return 2
     overrides = [word for word in options.asked if "=" in word]
     words = [word for word in options.asked if "=" not in word]
@@ -61,6 +69,10 @@ def run(options: argparse.Namespace) -> int:
     for format in formats:
         if options.out is None:
             print(render(report, format, verdicts, rates=options.rates), end="")
+        elif format == "html":
+            from cft_lab.report.page import write_page  # plots are drawn for pages only
+
+            print(write_page(report, verdicts, study.results, options.out))
         else:
             _write(options.out, report, verdicts, format, options.rates)
     return 0

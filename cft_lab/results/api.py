@@ -41,6 +41,7 @@ class Results:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.reader = StoreReader(root)
+        self._known_questions: dict[str, Mapping[str, Question]] = {}
 
     @property
     def records(self) -> tuple[CellRecord, ...]:
@@ -191,6 +192,11 @@ class Results:
         return pd.DataFrame(found, columns=["item", "question", "gold", "subject", "level"]).set_index("item")
 
     def _questions(self, benchmark: str) -> Mapping[str, Question]:
+        if benchmark not in self._known_questions:
+            self._known_questions[benchmark] = self._read_questions(benchmark)
+        return self._known_questions[benchmark]
+
+    def _read_questions(self, benchmark: str) -> Mapping[str, Question]:
         if BENCHMARKS[benchmark].private:
             return {}
         paths: dict[str, str] = {}

@@ -55,8 +55,13 @@ def _composed(*overrides: str) -> Config:
 
 def drawn(name: str, accuracy: float, items: int = 60) -> Outcomes:
     """Outcomes that depend on the name only; items differ in difficulty, so that arms are alike on them."""
+    return drawn_for(BENCHMARKS, name, accuracy, items)
+
+
+def drawn_for(benchmarks: Sequence[str], name: str, accuracy: float, items: int = 60) -> Outcomes:
+    """The same for other benchmarks."""
     found = {}
-    for benchmark in BENCHMARKS:
+    for benchmark in benchmarks:
         hard, rng = random.Random(benchmark), random.Random(f"{name}/{benchmark}")
         found[benchmark] = [rng.random() < accuracy + hard.uniform(-0.3, 0.3) for _ in range(items)]
     return found

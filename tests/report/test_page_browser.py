@@ -1,0 +1,243 @@
+"""The page in a real browser: silent, offline, readable on a phone, in the dark and on paper; hostile texts stay texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import chromium, opened
+from cells import DEBUG
+from page_reader import PageReader
+from playwright.sync_api import Browser
+
+from cft_lab import pipeline
+from cft_lab.hydra_config import compose
+from cft_lab.json_files import read_records, write_records
+from cft_lab.records import Generation
+from cft_lab.report.build import build
+from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Claim, Place, Verdict
+from cft_lab.report.page import write_page
+from cft_lab.report.page_parts import sample_items
+from cft_lab.report.tables import AVG, Report, ReportTable
+from cft_lab.results import open_store
+
+pytestmark = pytest.mark.browser
+
+TABLE2 = """
+caption: Arms of a test
+benchmarks: lab-table8
+common: {model: lab-debug}
+grids:
+  - method: [base, sft, sft-verified, cft]
+labels:
+  - {where: {model: lab-debug}, row: lab-debug}
+  - {where: {method: base}, column: Base}
+  - {where: {method: sft}, column: SFT}
+  - {where: {method: sft-verified}, column: SFT-verified}
+  - {where: {method: cft}, column: CFT}
+deltas:
+  - {label: CFT - SFT, first: {method: cft}, rivals: {method: sft}}
+"""
+TABLE8 = """
+caption: Temperatures of a test
+benchmarks: lab-table8
+common: {model: lab-debug, method: cft}
+grids:
+  - {inference: [direct], temperature: [0.0, 0.6]}
+  - {inference: [two-stage], temperature: [0.6]}
+labels:
+  - {where: {inference: direct}, row: Direct inference}
+  - {where: {inference: two-stage}, row: Two-stage self-critique}
+  - {where: {temperature: 0.0}, column: T=0.0}
+  - {where: {temperature: 0.6}, column: T=0.6}
+"""
+SMALL = (*DEBUG, "model.lab.pretrain.tokens=20_000")
+RUN = (("method=base",), ("method=sft",), ("method=cft",), ("method=cft", "temperature=0.6"))
+HOSTILE = (
+    "<script>window.hacked = 1; alert(1)</script></pre></svg></style><img src=x onerror=alert(2)>"
+    "<b id=hacked>bold</b>{{ 7*7 }}{% raw %}\u202e\x00&lt;script&gt; $x^2$ ]]> --> http://example.com/beacon.png"
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real debug cells."""
+    root = tmp_path_factory.mktemp("store")
+    for overrides in RUN:
+        pipeline.run(compose(*SMALL, f"output_root={root}", "benchmarks=lab-table8", *overrides), lambda line: None)
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return build_from(store, tmp_path_factory.mktemp("tables"))
+
+
+def build_from(store: Path, folder: Path, table2: str = TABLE2) -> Report:
+    (folder / "lab").mkdir()
+    (folder / "lab" / "table2.yaml").write_text(table2)
+    (folder / "lab" / "table8.yaml").write_text(TABLE8)
+    return build(open_store(store), ["lab/table2", "lab/table8"], overrides=SMALL, folder=folder)
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """A verdict of each kind, about arms of the report."""
+    arms = tuple(report.arms)
+    words = {
+        REPLICATED: (0.02, 0.01, 0.03),
+        CONTRADICTED: (-0.02, -0.03, -0.01),
+        NOT_SEPARABLE: (0.0, -0.2, 0.2),
+        NOT_RUN: (None,) * 3,
+    }
+    found = []
+    for place, (word, (estimate, low, high)) in enumerate(words.items()):
+        claim = Claim(
+            f"claim-{place}", f"Claim number {place}", "lab", "lab/table2", "greater", AVG, (Place("a"),), ((Place("b"),),)
+        )
+        found.append(Verdict(claim, word, estimate, low, high, 0.99, first=arms[:1], rivals=((arms[1],),), command="python run.py"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def page_file(store: Path, report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(report, verdicts(report), open_store(store), tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+def test_the_page_is_silent_offline_and_complete(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file) as (page, said):
+        assert said == []
+        assert page.locator("script").count() == 0
+        assert page.locator("h1").count() == 1
+        for section in ("claims", "tables", "figure-1", "temperature", "training", "data", "cost", "samples", "provenance"):
+            assert page.locator(f"h2#{section}").is_visible(), section
+        assert page.locator("#tables ~ * table, #tables ~ table, section:has(#tables) table").count() >= 4
+        for table in page.locator("table:not(.keys)").all():
+            assert table.locator("caption").inner_text().strip()
+        for head in page.locator("th").all():
+            assert head.get_attribute("scope") in ("col", "row", "rowgroup")
+        words = page.locator(".claim .badge").all_inner_texts()
+        assert [word.split(maxsplit=1)[1] for word in words] == [REPLICATED, CONTRADICTED, NOT_SEPARABLE, NOT_RUN]
+        assert page.locator(".sample").count() >= 3
+
+
+def test_plots_are_drawn_and_described(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file) as (page, _):
+        for section, least in (("claims", 1), ("figure-1", 3), ("temperature", 3), ("training", 2)):
+            plots = page.locator(f"section:has(> h2#{section}) svg[role=img]")
+            assert plots.count() >= least, section
+            for plot in plots.all():
+                box = plot.bounding_box()
+                assert box is not None
+                assert min(box["width"], box["height"]) > 80
+                assert plot.locator("title").first.text_content()
+                assert plot.locator("desc").first.text_content()
+                title, description = (plot.get_attribute("aria-labelledby") or "").split()
+                assert page.locator(f"[id='{title}']").count() == page.locator(f"[id='{description}']").count() == 1
+                assert plot.locator("path").count() > 3
+                assert "#0a0b" not in plot.inner_html(), "a colour that the page does not know"
+
+
+@pytest.mark.parametrize("width", [375, 768, 1280])
+def test_only_tables_scroll_sideways(browser: Browser, page_file: Path, width: int) -> None:
+    with opened(browser, page_file, width) as (page, _):
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for table in page.locator("table").all():
+            assert table.evaluate("one => getComputedStyle(one.parentElement).overflowX") == "auto"
+            assert table.evaluate("one => one.parentElement.tabIndex") == 0, "not to be reached with the keyboard"
+
+
+#: every visible text with a contrast below 4.5 (WCAG 2.1, 1.4.3), and how many texts there are
+CONTRAST = """() => {
+  const parse = text => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n };
+  const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const light = c => { const [r, g, b] = c.map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b };
+  const ground = one => { const layers = [];
+    for (let e = one; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]) };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const low = []; let seen = 0;
+  while (walker.nextNode()) {
+    const text = walker.currentNode.data.trim(), one = walker.currentNode.parentElement;
+    if (!text || !one.checkVisibility() || one.closest('title, desc, style, .skip')) continue;
+    const style = getComputedStyle(one), back = ground(one);
+    const front = over(parse(one.closest('svg') ? style.fill : style.color), back);
+    const [a, b] = [light(front), light(back)].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
+    seen += 1;
+    if (ratio < 4.5) low.push(`${text.slice(0, 40)}: ${ratio.toFixed(2)}`);
+  }
+  return {low, seen, background: getComputedStyle(document.body).backgroundColor};
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_enough_contrast(browser: Browser, page_file: Path, scheme: str) -> None:
+    with opened(browser, page_file, scheme=scheme) as (page, _):
+        found = page.evaluate(CONTRAST)
+        assert found["seen"] > 200
+        assert found["low"] == []
+        assert (found["background"] == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_on_paper_it_is_black_on_white_without_navigation(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file, scheme="dark") as (page, _):
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert not page.locator("nav").is_visible()
+        assert page.evaluate(CONTRAST)["low"] == []
+        assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_a_number_leads_to_the_line_that_it_stands_on(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file) as (page, _):
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = false)")
+        number = page.locator("a[data-stat=accuracy][data-benchmark=lab-basic]").first
+        number.click()
+        line = page.locator(f"[id='{(number.get_attribute('href') or '#')[1:]}']")
+        assert line.is_visible(), "the browser opens the details around a target"
+        assert "scores/lab-basic" in line.inner_text()
+
+
+def test_hostile_texts_are_shown_and_do_nothing(browser: Browser, store: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "store"
+    shutil.copytree(store, mine, ignore=shutil.ignore_patterns("base_model", "step-*", "*.lock", "model"))
+    for file in mine.glob("generations/*/generations.jsonl"):
+        rows = [dataclasses.replace(row, final_text=HOSTILE) for row in read_records(file, Generation)]
+        write_records(file, rows)
+    label = "</title></svg><script>alert(3)</script>{{ 7*7 }} $x_1$"
+    report = build_from(mine, tmp_path, TABLE2.replace("column: CFT}", f"column: '{label}'}}"))
+    report = dataclasses.replace(report, problems=(HOSTILE,), notes=(HOSTILE,))
+    file = write_page(report, verdicts(report), open_store(mine), tmp_path / "page.html")
+    with opened(browser, file) as (page, said):
+        assert said == []
+        assert page.locator("script, img, #hacked").count() == 0
+        assert page.evaluate("window.hacked === undefined")
+        shown = page.locator(".sample pre").first.inner_text()
+        assert "<script>window.hacked = 1; alert(1)</script></pre></svg>" in shown
+        assert "{{ 7*7 }}{% raw %}" in shown
+        assert page.locator("th", has_text=label).first.is_visible()
+        assert page.locator("svg text", has_text="<script>alert(3)</script>").count()
+
+
+def test_private_texts_are_never_drawn(store: Path, report: Report) -> None:
+    table = report.tables[0]
+    assert isinstance(table, ReportTable)
+    results = open_store(store)
+    assert list(sample_items(dataclasses.replace(report, tables=(table,)), results))
+    private = dataclasses.replace(table, benchmarks=("gpqa-diamond", AVG))
+    assert not list(sample_items(dataclasses.replace(report, tables=(private,)), results))
+
+
+def test_the_page_is_well_formed(page_file: Path) -> None:
+    page = PageReader(page_file.read_text(encoding="utf-8"))
+    assert len(page.ids) == len(set(page.ids))
+    assert set(page.links) <= set(page.ids)
