@@ -100,7 +100,7 @@ def test_a_cell_on_own_data_with_a_served_teacher_runs_whole(taught: Callable[..
     config = taught(server, "method=cft")
     said = run(config)
     assert any("estimate" in line and f"{ROWS}" in line for line in said)
-    assert any("first training example" in line for line in said)
+    assert any("a micro-batch of" in line for line in said)
     made = read_records(stage_folder(config, "critiques") / "critiques.jsonl", Critique)
     assert len(made) == ROWS
     assert all(row.verdict is True for row in made), "this server finds everything right"

@@ -114,7 +114,7 @@ def test_several_processes_make_the_same_as_one(debug_model: Path, shared_store:
             rows = [read_records(root / "scores" / first.keys[name] / "grades.jsonl", Grade) for root in (shared_store, tmp_path)]
             assert rows[0] == rows[1]
     log = two.log(next(stage.key for stage in two.plan.stages if stage.name == "candidates")).read_text()
-    assert "first training example" in log
+    assert "        a micro-batch of" in log
 
 
 def test_a_killed_worker_costs_one_stage_and_is_replaced(
