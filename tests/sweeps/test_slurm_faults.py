@@ -31,8 +31,8 @@ ENDS = ("candidates", "result")
 TRAINING = (
     "benchmarks.names=[lab-basic]",
     "train.selection.mode=last",
-    "train.epochs=150",
-    "train.save_every_steps=150",
+    "train.epochs=5000",  # minutes: SLURM looks at time limits every half minute
+    "train.save_every_steps=5000",
     "cluster.detach=true",
 )
 ONE_JOB = ("method=base", "benchmarks.names=[lab-basic]", "cluster.detach=true")
