@@ -1,0 +1,82 @@
+"""docs/own-experiment.md as printed: its commands are typed, its file is used, at debug size, in a copy of the code."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from cells import DEBUG
+
+from cft_lab import stages
+from cft_lab.config import PROJECT_ROOT, Config
+from cft_lab.results import open_store
+from cft_lab.store import Store
+from cft_lab.sweeps.snapshot import freeze_code
+
+TEXT = (PROJECT_ROOT / "docs" / "own-experiment.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def printed(language: str) -> str:
+    """The one block of a language in the document."""
+    (found,) = [text for name, text in BLOCKS if name == language]
+    return str(found)
+
+
+def rows(config: Config, root: Path) -> list[dict[str, object]]:
+    """The row of the document, and real ones of the lab world with the oracle's critiques."""
+    pool = stages.problems(config)
+    critiqued = stages.critiques(config, pool, stages.responses(config, pool, stages.base_model(config)))
+    Store(root, lambda line: None).ensure(critiqued)
+    texts = open_store(root).critique_texts(critiqued.key)
+    names = {"question": "question", "response": "solution", "gold": "answer", "critique": "critique"}
+    return [json.loads(printed("json")), *texts[list(names)].rename(columns=names).to_dict("records")]
+
+
+def test_it_takes_at_most_six_commands_and_one_file() -> None:
+    assert 1 <= len(printed("").splitlines()) <= 6
+    assert [language for language, _ in BLOCKS] == ["json", "yaml", ""]
+    assert "`sweeps/mine.yaml`" in TEXT
+
+
+@pytest.mark.slow
+def test_the_commands_compare_two_arms(cell: Callable[..., Config], shared_store: Path, debug_model: Path, tmp_path: Path) -> None:
+    code = freeze_code(tmp_path)
+    mine = rows(cell("method=cft"), shared_store)
+    (code / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine))
+    sweep = yaml.safe_load(printed("yaml"))
+    sizes = dict(override.split("=", 1) for override in DEBUG if not override.startswith(("progress", "mix_data")))
+    sweep["common"] |= sizes
+    (code / "sweeps" / "mine.yaml").write_text(yaml.safe_dump({**sweep, "common": {k: str(v) for k, v in sweep["common"].items()}}))
+    base = debug_model.parent
+    shutil.copytree(base, code / "outputs" / "base_model" / base.name)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')  # as in an activated environment
+    (tmp_path / "bin" / "python").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    said = {}
+    for command in printed("").splitlines():
+        done = subprocess.run(["bash", "-c", command], cwd=code, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        said[command] = done.stdout
+    plan, _, report = said.values()
+    assert "4 trainings" in plan
+    assert "not run" not in report
+    accuracies, differences = report.split("Difference in points")
+    assert re.search(r"SFT \| +2 \|.*\[", accuracies)
+    assert re.search(r"CFT \| +2 \|.*\[", accuracies)
+    assert "items and seeds" in differences
+    assert re.search(r"CFT - SFT +\|.*[+-][0-9.]+ \[[+-][0-9.]+, [+-][0-9.]+\]", differences)
+    found = open_store(code / "outputs")
+    assert set(found.cells().method) == {"sft", "cft"}
+    assert set(found.cells().data) == {"local"}
+    (key,) = found.critiques().index
+    used = set(found.critique_texts(key).critique)
+    assert used
+    assert used <= {row["critique"] for row in mine}, "the critiques of the file, not a teacher's"
