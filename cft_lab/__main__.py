@@ -11,7 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cft_lab.commands import cancel, critiques, gc, grade, grades, plan, prefetch, report, retry, status, sync, table1, transfer
+from cft_lab.commands import (
+    cancel,
+    critiques,
+    gc,
+    grade,
+    grades,
+    plan,
+    prefetch,
+    report,
+    retry,
+    status,
+    sync,
+    table1,
+    transfer,
+    wandb_dashboard,
+)
 from cft_lab.commands.listing import printable
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.json_files import read_json, read_records
@@ -109,6 +124,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[
     "gc": (gc.add_arguments, gc.run, "removes what no recorded result needs, after showing it and asking"),
     "export": (transfer.add_export_arguments, transfer.run_export, "writes results, scores and grades to an archive"),
     "sync": (sync.add_arguments, sync.run, "uploads to W&B what runs wrote offline, segments of requeued runs in order"),
+    "wandb-dashboard": (wandb_dashboard.add_arguments, wandb_dashboard.run, wandb_dashboard.HELP),
     "import": (transfer.add_import_arguments, transfer.run_import, "reads such an archive into a store"),
 }
 
