@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+for _name in ("torchao", "torch.utils._pytree"):  # transformers imports torchao where it is, which warns of what it has for GPUs
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 GPU_DEVICE_FILES = ("/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl", "/dev/kfd")
 
