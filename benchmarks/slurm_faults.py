@@ -24,10 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "sweeps")]
 
 from cells import DEBUG  # noqa: E402 - lies beside the tests
 from slurm_cluster import SlurmCluster  # noqa: E402
+from sweep_tools import SHORT_AND_ONE_THREAD, SMALL_JOBS  # noqa: E402
 
 from cft_lab.store import read_json  # noqa: E402
 from cft_lab.sweeps import run_folder  # noqa: E402
@@ -37,26 +38,15 @@ from cft_lab.sweeps.run_folder import RunFolder  # noqa: E402
 from cft_lab.sweeps.slurm_queue import QueueError  # noqa: E402
 from cft_lab.sweeps.status import EXIT_DONE, status_of  # noqa: E402
 
-KINDS = ("data", "teacher", "train", "evaluation", "record")
 CELLS = (
     "sweeps=lab/table2",
     *(override for override in DEBUG if not override.startswith("model=")),
-    "model.lab.pretrain.tokens=20_000",
-    "model.lab.pretrain.optimization.cpu_threads=1",
-    "train.cpu_threads=1",
-    "engine.cpu_threads=1",
+    *SHORT_AND_ONE_THREAD,
     "train.epochs=10",
     "train.selection.mode=last",
     "benchmarks.names=[lab-basic]",
     "benchmarks.items=20",
     "progress=true",
-)
-ON_SLURM = (
-    "cluster=slurm",
-    "+cluster.options.licenses=core:1",
-    *(f"cluster.{kind}.{field}" for kind in KINDS for field in ("cpus=1", "memory_gb=3", "minutes=30")),
-    "cluster.train.gpus=2",
-    "cluster.evaluation.gpus=1",
 )
 PAUSE_S = 12.0  # between a fault and the next
 SHORT_PAUSE_S = 2.0  # where the sweep is nearer to its end than the faults are
@@ -73,7 +63,7 @@ class Run:
         self.injected: Counter[str] = Counter()
         self.retries = 0
         self.log = (root.parent / "submitter.log").open("ab")
-        self.submitter = self._start("run.py", "-m", *CELLS, *ON_SLURM, f"output_root={root}")
+        self.submitter = self._start("run.py", "-m", *CELLS, *SMALL_JOBS, f"output_root={root}")
         cluster.until(lambda: list(root.glob("sweeps/*/submitted.json")), "the first job", 120)
         self.folder: RunFolder = run_folder.find(root)
         self.faults: dict[str, Callable[[], bool]] = {

@@ -10,18 +10,21 @@ from cft_lab.sweeps.plan import Plan, make_plan
 from cft_lab.sweeps.run_folder import RunFolder
 
 KINDS = ("data", "teacher", "train", "evaluation", "record")
-#: small jobs, two at once, each with one thread: the throw-away nodes share this machine
-ON_SLURM = (
+#: small jobs, two at once: the throw-away nodes share this machine
+SMALL_JOBS = (
     "cluster=slurm",
     "+cluster.options.licenses=core:1",
     *(f"cluster.{kind}.{field}" for kind in KINDS for field in ("cpus=1", "memory_gb=3", "minutes=30")),
     "cluster.train.gpus=2",
     "cluster.evaluation.gpus=1",
+)
+SHORT_AND_ONE_THREAD = (
     "train.cpu_threads=1",
     "engine.cpu_threads=1",
     "model.lab.pretrain.tokens=20_000",
     "model.lab.pretrain.optimization.cpu_threads=1",
 )
+ON_SLURM = (*SMALL_JOBS, *SHORT_AND_ONE_THREAD)
 
 PlanSweep = Callable[..., Plan]
 FreezeSweep = Callable[..., RunFolder]
