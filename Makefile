@@ -7,12 +7,13 @@ VLLM := .venv-vllm
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: lab lab-arms test test-vllm lint format clean help
+.PHONY: lab lab-arms lab-tables test test-vllm lint format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make lab       base and cft in the lab world, from nothing to a result table (minutes, CPU)"
 	@echo "make lab-arms  all five arms with three seeds (docs/lab-arms.md)"
+	@echo "make lab-tables the lab twins of tables 2, 5, 6, 7 and 8 with three seeds (docs/lab-study/; an hour, resumable)"
 	@echo "make test      all tests"
 	@echo "make test-vllm tests with vLLM on the CPU, in an environment of its own (3.5 GB, minutes)"
 	@echo "make lint      ruff and mypy, as CI runs them"
@@ -30,6 +31,11 @@ lab: $(INSTALLED)
 
 lab-arms: $(INSTALLED)
 	$(BIN)/python run.py -m method=base,sft,sft-verified,sft-teacher,cft seed=0,1,2
+
+# a stage that is there is not made again: stop it and type it again as you like
+lab-tables: $(INSTALLED)
+	$(BIN)/python run.py -m sweeps=lab/table2,lab/table5,lab/table6,lab/table7,lab/table8 seed=0,1,2 cluster.workers=2
+	$(BIN)/python -m cft_lab report lab/table2 lab/table5 lab/table6 lab/table7 lab/table8 claims --format md,csv --out docs/lab-study
 
 # waiting threads sleep: tests run several processes at once, which otherwise wait in busy loops for each other
 test: export OMP_WAIT_POLICY := PASSIVE
