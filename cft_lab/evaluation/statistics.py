@@ -36,7 +36,7 @@ def wilson(correct: float, n: float, confidence: float = 0.95) -> Interval | Non
     p = correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # at 0 and 1 rounding must not pass the estimate
 
 
 def agresti_coull(correct: float, n: float, confidence: float = 0.95) -> Interval:

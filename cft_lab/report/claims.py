@@ -72,8 +72,8 @@ class Verdict:
     `low` and `high` are limits of the interval at `confidence`, corrected for the number of claims in the family; `covers` says
     what it is over. `published` is the effect by the paper's printed values in the version asked for. `seeds_needed` (in each
     trained arm) and `items_needed` (of the benchmarks together) would each, alone, separate the smallest effect of interest with
-    80 % power; None if that alone cannot. `reason` is one sentence; `command` makes what is missing. `first` and `rivals` are ids
-    of arms.
+    80 % power; None if that alone cannot. `both_needed`, seeds on items, do so together; None if one alone can. `reason` is one
+    sentence; `command` makes what is missing. `first` and `rivals` are ids of arms.
     """
 
     claim: Claim
@@ -89,10 +89,20 @@ class Verdict:
     p_holm: float | None = None
     seeds_needed: int | None = None
     items_needed: int | None = None
+    both_needed: tuple[int, int] | None = None
     reason: str = ""
     command: str | None = None
     first: tuple[str, ...] = ()
     rivals: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def settled_by(self) -> str:
+        """The seeds or items that would settle it; empty if it is settled, or if the power calculation tells no number."""
+        ways = [f"{self.seeds_needed:,} seeds of each trained arm"] if self.seeds_needed is not None else []
+        ways += [f"{self.items_needed:,} items of this kind"] if self.items_needed is not None else []
+        if self.both_needed is not None:
+            ways.append(f"{self.both_needed[0]:,} seeds of each trained arm on {self.both_needed[1]:,} items of this kind")
+        return " or ".join(ways)
 
 
 def read_claims() -> tuple[Claim, ...]:
@@ -155,8 +165,8 @@ def _judge(study: Study, swept: SweepArms, claim: Claim, confidence: float) -> V
     except NotComparable as reason:
         return dataclasses.replace(blank, reason=_why_not(reason, [*first, *(arm for group in rivals for arm in group)]))
     word = decide(claim, compared.low, compared.high)
-    seeds, items = needed(claim, compared, confidence) if word == NOT_SEPARABLE else (None, None)
-    return dataclasses.replace(
+    seeds, items, both = needed(claim, compared, confidence) if word == NOT_SEPARABLE else (None, None, None)
+    found = dataclasses.replace(
         blank,
         word=word,
         estimate=compared.estimate,
@@ -169,9 +179,10 @@ def _judge(study: Study, swept: SweepArms, claim: Claim, confidence: float) -> V
         p_holm=compared.p_value(),
         seeds_needed=seeds,
         items_needed=items,
-        reason=_reason(claim, word, compared, confidence, seeds, items),
+        both_needed=both,
         command=None,
     )
+    return dataclasses.replace(found, reason=_reason(found, compared, confidence))
 
 
 def _why_not(reason: NotComparable, arms: Sequence[Arm]) -> str:
@@ -192,21 +203,22 @@ def decide(claim: Claim, low: float, high: float) -> str:
     return CONTRADICTED if high < (claim.smallest_effect if claim.scale == "paper" else 0.0) else NOT_SEPARABLE
 
 
-def needed(claim: Claim, compared: Compared, confidence: float) -> tuple[int | None, int | None]:
-    """Seeds of each trained arm, and items, that would each alone find `effect_to_find` with 80 % power.
-
-    None where more of that alone would never do.
+def needed(claim: Claim, compared: Compared, confidence: float) -> tuple[int | None, int | None, tuple[int, int] | None]:
+    """Seeds of each trained arm, and items, that would each alone find `effect_to_find` with 80 % power: None where more of that
+    alone would never do. Where neither would, the seeds and items that do so together, as many times more of either.
     """
     effect = effect_to_find(claim, compared, confidence)
     if effect <= 0:
-        return None, None
+        return None, None, None
     seeds = times_needed(compared.seed_se, compared.item_se, effect, confidence=confidence)
     items = times_needed(compared.item_se, compared.seed_se, effect, confidence=confidence)
     known = compared.covers == ITEMS_AND_SEEDS and compared.seed_se > 0
-    return (
-        max(compared.seeds + 1, math.ceil(seeds * compared.seeds)) if known and seeds is not None else None,
-        max(compared.n_items + 1, math.ceil(items * compared.n_items)) if items is not None else None,
-    )
+    enough_seeds = max(compared.seeds + 1, math.ceil(seeds * compared.seeds)) if known and seeds is not None else None
+    enough_items = max(compared.n_items + 1, math.ceil(items * compared.n_items)) if items is not None else None
+    times = times_needed(compared.standard_error, 0.0, effect, confidence=confidence)
+    if times is None or enough_seeds is not None or enough_items is not None:
+        return enough_seeds, enough_items, None
+    return None, None, (math.ceil(times * compared.seeds), math.ceil(times * compared.n_items))
 
 
 def effect_to_find(claim: Claim, compared: Compared, confidence: float) -> float:
@@ -235,18 +247,16 @@ def _with_holm(verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
             yield dataclasses.replace(verdict, p_holm=adjusted.get(verdict.claim.id))
 
 
-def _reason(claim: Claim, word: str, compared: Compared, confidence: float, seeds: int | None, items: int | None) -> str:
+def _reason(verdict: Verdict, compared: Compared, confidence: float) -> str:
     """One sentence that follows from the numbers."""
     low, high = 100 * compared.low, 100 * compared.high
     told = (
         f"{100 * compared.estimate:+.1f} points [{low:+.1f}, {high:+.1f}] at {100 * confidence:.2f} % over {compared.covers}, "
         f"{compared.n_items:,} items"
     )
-    if word != NOT_SEPARABLE:
+    if verdict.word != NOT_SEPARABLE:
         return f"{told}."
-    ways = [f"{seeds:,} seeds of each trained arm"] if seeds is not None else []
-    ways += [f"{items:,} items of this kind"] if items is not None else []
-    effect = 100 * effect_to_find(claim, compared, confidence)
-    if not ways:
-        return f"{told}; neither more seeds nor more items alone would separate {effect:.1f} points."
-    return f"{told}; it would take {' or '.join(ways)} to separate {effect:.1f} points four times in five."
+    if not verdict.settled_by:
+        return f"{told}; it lies on the very bound, and no number of seeds or items follows from that."
+    effect = 100 * effect_to_find(verdict.claim, compared, confidence)
+    return f"{told}; it would take {verdict.settled_by} to separate {effect:.1f} points four times in five."

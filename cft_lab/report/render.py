@@ -279,7 +279,7 @@ def claims_csv(verdicts: Sequence[Verdict]) -> str:
     """Every verdict, one a line; fractions as they are."""
     names = (
         *("estimate", "low", "high", "confidence", "covers", "n_items", "seeds", "published", "p_holm"),
-        *("seeds_needed", "items_needed", "reason"),
+        *("seeds_needed", "items_needed", "settled_by", "reason"),
     )
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -179,23 +179,31 @@ def test_p_values_are_adjusted_over_the_family_as_statsmodels_does(tmp_path: Pat
 def test_what_is_needed_is_found_by_the_power_of_a_normal_test() -> None:
     compared = Compared(0.002, -0.02, 0.03, 0.008, 0.006, 30.0, ITEMS_AND_SEEDS, 1000, 3, 0)
     claim = dataclasses.replace(GREATER, smallest_effect=0.03)
-    seeds, items = needed(claim, compared, 0.99)
+    seeds, items, both = needed(claim, compared, 0.99)
     assert seeds is not None
     assert items is not None
+    assert both is None
 
     def power(item_variance: float, seed_variance: float) -> float:
         return float(stats.norm.sf(stats.norm.ppf(0.995) - 0.03 / np.sqrt(item_variance + seed_variance)))
 
     assert power(0.008**2, 0.006**2 * 3 / seeds) >= 0.8
     assert power(0.008**2 * 1000 / items, 0.006**2) >= 0.8 > power(0.008**2 * 1000 / (items - 1), 0.006**2)
-    assert needed(dataclasses.replace(GREATER, smallest_effect=0.01), compared, 0.99) == (None, None)
+
+def test_where_neither_alone_would_do_both_together_are_told() -> None:
+    compared = Compared(0.002, -0.02, 0.03, 0.008, 0.006, 30.0, ITEMS_AND_SEEDS, 1000, 3, 0)
+    seeds, items, both = needed(dataclasses.replace(GREATER, smallest_effect=0.01), compared, 0.99)
+    assert (seeds, items) == (None, None)
+    assert both is not None
+    error = np.hypot(0.008 * np.sqrt(1000 / both[1]), 0.006 * np.sqrt(3 / both[0]))
+    assert 0.8 <= stats.norm.sf(stats.norm.ppf(0.995) - 0.01 / error) < 0.82
 
 
 def test_near_a_bound_the_distance_to_it_is_what_has_to_be_found() -> None:
     compared = Compared(0.032, 0.024, 0.041, 0.002, 0.001, 30.0, ITEMS_AND_SEEDS, 1000, 3, 0)
     near = dataclasses.replace(CLOSE, margin=0.03)
     assert effect_to_find(near, compared, 0.99) == pytest.approx(0.002)
-    _, items = needed(near, compared, 0.99)
+    _, items, _ = needed(near, compared, 0.99)
     assert items is None or items > 5000
     assert effect_to_find(dataclasses.replace(near, margin=0.005), compared, 0.99) == 0.005  # these items cannot find it yet
 
