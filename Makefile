@@ -35,7 +35,7 @@ lab-arms: $(INSTALLED)
 # a stage that is there is not made again: stop it and type it again as you like
 lab-tables: $(INSTALLED)
 	$(BIN)/python run.py -m sweeps=lab/table2,lab/table5,lab/table6,lab/table7,lab/table8 seed=0,1,2 cluster.workers=2
-	$(BIN)/python -m cft_lab report lab/table2 lab/table5 lab/table6 lab/table7 lab/table8 claims --format md,csv --out docs/lab-study
+	$(BIN)/python -m cft_lab report lab --format md,csv --out docs/lab-study
 
 # waiting threads sleep: tests run several processes at once, which otherwise wait in busy loops for each other
 test: export OMP_WAIT_POLICY := PASSIVE

@@ -14,10 +14,10 @@ from pathlib import Path
 from cft_lab.config import ConfigError
 from cft_lab.hydra_config import explain
 from cft_lab.published import VERSIONS
-from cft_lab.report.build import ALL, build_study
+from cft_lab.report.build import ALL, GROUPS, build_study, expand_names
 from cft_lab.report.claims import Verdict, judge, read_claims
 from cft_lab.report.render import FORMATS, render
-from cft_lab.report.study import Study
+from cft_lab.report.study import LAB, PAPER, Study
 from cft_lab.report.tables import Report
 from cft_lab.results import open_store
 
@@ -31,7 +31,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "asked",
         nargs="+",
         metavar="TABLE|OVERRIDE",
-        help=f"all, {', '.join(ALL)}, claims, or a sweep file of your own; field=value is added to every cell",
+        help=f"{', '.join((*GROUPS, *ALL))}, claims, or a sweep file of your own; field=value is added to every cell",
     )
     command.add_argument("--format", default="md", help=f"{','.join(FORMATS)}, one or several (default: md)")
     command.add_argument("--version", choices=VERSIONS, default="v1", help="version of the paper (default: v1)")
@@ -55,11 +55,11 @@ def run(options: argparse.Namespace) -> int:
         return 2
     overrides = [word for word in options.asked if "=" in word]
     words = [word for word in options.asked if "=" not in word]
-    names = list(dict.fromkeys(name for word in words for name in ((*ALL, CLAIMS) if word == "all" else (word,))))
+    scales = [scale for scale in (PAPER, LAB) if {scale, "all", CLAIMS} & set(words)]  # whose claims are asked for
     study = Study(open_store(options.store), options.version, overrides)
     try:
-        report = build_study(study, [name for name in names if name != CLAIMS])
-        verdicts = judge(study, read_claims()) if CLAIMS in names else ()
+        report = build_study(study, expand_names([word for word in words if word != CLAIMS]))
+        verdicts = judge(study, [claim for claim in read_claims() if claim.scale in scales])
     except Exception as error:
         told = error.problems if isinstance(error, ConfigError) else (explain(error),)
         if told == (None,):

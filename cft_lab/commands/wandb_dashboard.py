@@ -14,7 +14,7 @@ from typing import Any
 from cft_lab.config import ConfigError
 from cft_lab.hydra_config import explain
 from cft_lab.published import VERSIONS
-from cft_lab.report.build import ALL, build
+from cft_lab.report.build import ALL, GROUPS, build, expand_names
 from cft_lab.results import open_store
 
 HELP = "makes a W&B report as code: tables of the store, curves and scores of its runs"
@@ -23,7 +23,7 @@ _KEY = "WANDB_API_KEY"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    command.add_argument("tables", nargs="+", metavar="TABLE", help=f"all, {', '.join(ALL)}, or a sweep file of your own")
+    command.add_argument("tables", nargs="+", metavar="TABLE", help=f"{', '.join((*GROUPS, *ALL))}, or a sweep file of your own")
     command.add_argument("--project", default="cft-lab", help="W&B project of the runs (default: cft-lab, as tracking.project)")
     command.add_argument("--entity", default="", help="W&B user or team (default: the key's own)")
     command.add_argument("--version", choices=VERSIONS, default="v1", help="version of the paper (default: v1)")
@@ -39,9 +39,8 @@ def run(options: argparse.Namespace) -> int:
     if online and not os.environ.get(_KEY):
         print(f"{_KEY} is not set: set it, or look at the report with --dry-run or --json", file=sys.stderr)
         return 2
-    names = list(dict.fromkeys(name for word in options.tables for name in (ALL if word == "all" else (word,))))
     try:
-        report = build(open_store(options.store), names, options.version)
+        report = build(open_store(options.store), expand_names(options.tables), options.version)
         dashboard = build_dashboard(report, options.project, options.entity)
     except Exception as error:
         told = error.problems if isinstance(error, ConfigError) else (explain(error),)

@@ -34,6 +34,7 @@ from cft_lab.results import Results
 PAPER_TABLES = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "figure1")
 LAB_TABLES = ("lab/table2", "lab/table5", "lab/table6", "lab/table7", "lab/table8")
 ALL = (*PAPER_TABLES, *LAB_TABLES)
+GROUPS: Mapping[str, Sequence[str]] = {"all": ALL, PAPER: PAPER_TABLES, LAB: LAB_TABLES}  # words for several tables
 BASE_NOTE = "published; protocol unstated"
 _TABLE1 = "table1"
 _LEAK = "Checkpoints were selected on MATH-500, as in the paper: it is part of the MATH test set, so MATH is flattered."
@@ -67,6 +68,11 @@ def build_study(study: Study, names: Sequence[str]) -> Report:
         commit=provenance()["commit"],
         notes=notes,
     )
+
+
+def expand_names(words: Sequence[str]) -> list[str]:
+    """Names of tables, with those that stand for a group in full; each once, in the order asked."""
+    return list(dict.fromkeys(name for word in words for name in GROUPS.get(word, (word,))))
 
 
 def judge_claims(results: Results, version: str = "v1") -> tuple[Verdict, ...]:
