@@ -13,6 +13,7 @@ from typing import Any
 
 from cft_lab.commands import (
     cancel,
+    cells,
     critiques,
     gc,
     grade,
@@ -115,6 +116,7 @@ _STORELESS: dict[str, Callable[[argparse.Namespace], int]] = {"grade": grade.run
 _SWEEPS = {"status": status, "retry": retry, "cancel": cancel}
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]] = {
     "stages": (_add_stages_arguments, _list_stages, "lists the finished stages: name, key, when, size, from which config"),
+    "cells": (cells.add_arguments, cells.run, cells.HELP),
     "lab-errors": (_add_nothing, _list_lab_errors, "for each lab result and benchmark: where its wrong solutions go wrong"),
     "critiques": (critiques.add_arguments, critiques.run, "how good the critiques of a stage are, with samples"),
     "table1": (table1.add_arguments, table1.run, "the paper's Table 1: training sets as published and as counted here"),

@@ -86,9 +86,9 @@ def print_table(finished: Sequence[tuple[str, Result | str]], root: Path) -> Non
     if arms:
         if 1 < len(arms) <= _MANY:
             _print_differences(arms, root)
-        _print(_accuracy_rows(arms, root), "Accuracy in % [95 % interval over items]")
+        print_grid(_accuracy_rows(arms, root), "Accuracy in % [95 % interval over items]")
         if any(score.samples > 1 for score in _scores(arms)):
-            _print(_sample_rows(arms), "Several draws of an item, in %, mean over runs: avg@k / maj@k / pass@k")
+            print_grid(_sample_rows(arms), "Several draws of an item, in %, mean over runs: avg@k / maj@k / pass@k")
         if any(result.cell.get("train.selection.mode") == "paper" and result.examples for arm in arms for result in arm.results):
             print("Checkpoints were selected on MATH-500, as in the paper: it is part of the MATH test set, so MATH is flattered.")
     for label, what in finished:
@@ -103,7 +103,7 @@ def _print_differences(arms: Sequence[Arm], root: Path) -> None:
         texts = [_difference(found[row, column]) if column < row else "" for column in range(len(arms) - 1)]
         rows.append([arms[row].label, *texts])
     title = "Difference of AVG in points, row minus column, paired by item [95 % interval over items, not over training seeds]"
-    _print(rows, title)
+    print_grid(rows, title)
     if len(arms) <= _FEW:
         for (row, column), comparison in found.items():
             if comparison:
@@ -211,7 +211,7 @@ def _percent(value: float, interval: tuple[float, float]) -> str:
     return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
-def _print(rows: list[list[str]], title: str) -> None:
+def print_grid(rows: list[list[str]], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -1,11 +1,14 @@
 """The results API on a real cell at debug size, and on stores with records that cannot be read."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from cft_lab import pipeline
+from cft_lab.__main__ import main
 from cft_lab.config import Config
 from cft_lab.json_files import read_json, read_records, write_json
 from cft_lab.records import Grade, Result
@@ -52,6 +55,31 @@ def test_a_real_cell_in_every_frame(
     critiques = found.critique_texts(result.keys["critiques"])
     assert len(critiques) == quality["critiques"]
     assert critiques[["question", "response", "critique"]].notna().all(axis=None)
+
+
+def test_the_command_lists_what_the_frame_has(
+    shared_store: Path, cell: Callable[..., Config], ran: Callable[..., tuple[str, Result]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, result = ran(cell)
+    assert main(["cells", "--store", str(shared_store)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if key in line)
+    for score in result.scores:
+        assert f"{100 * (score.accuracy or 0):.1f}" in line
+    assert main(["cells", "--csv", "--store", str(shared_store)]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index("result").loc[key]
+    assert {score.benchmark: table[score.benchmark] for score in result.scores} == pytest.approx(
+        {score.benchmark: score.accuracy for score in result.scores}
+    )
+
+
+def test_the_command_lists_the_rest_where_a_record_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cells", "--store", str(tmp_path)]) == 0
+    assert "no finished cell" in capsys.readouterr().out
+    (tmp_path / "result" / "0123456789abcdef").mkdir(parents=True)
+    (tmp_path / "result" / "0123456789abcdef" / "DONE").touch()
+    (tmp_path / "result" / "0123456789abcdef" / "manifest.json").write_text("{")
+    assert main(["cells", "--store", str(tmp_path)]) == 1
+    assert "0123456789abcdef" in capsys.readouterr().err
 
 
 def _check_texts(found: Results, key: str, result: Result) -> None:
