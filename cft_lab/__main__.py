@@ -36,8 +36,8 @@ from cft_lab.store import PRUNED, Store
 _DEFAULT_STORE = PROJECT_ROOT / "outputs"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns the exit code."""
+def parse(typed: list[str]) -> argparse.Namespace:
+    """What a command line asks for; ends the process with code 2, and a message, on one that is not understood."""
     parser = argparse.ArgumentParser(prog="python -m cft_lab", description="cft_lab: what is in a store, and keeping it; grading")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (add_arguments, _, what) in _COMMANDS.items():
@@ -46,11 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
         parsed.add_argument("--store", type=Path, default=_DEFAULT_STORE, help="folder of the store (default: outputs)")
     for command in (grade, plan, prefetch):
         command.add_parser(commands)
-    typed = sys.argv[1:] if arguments is None else arguments
     if typed and typed[0] in _INTERMIXED:
-        options = commands.choices[typed[0]].parse_intermixed_args(typed[1:], argparse.Namespace(command=typed[0]))
-    else:
-        options = parser.parse_args(typed)
+        return commands.choices[typed[0]].parse_intermixed_args(typed[1:], argparse.Namespace(command=typed[0]))
+    return parser.parse_args(typed)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.command in _STORELESS:
         return _STORELESS[options.command](options)
     if not options.store.is_dir() and options.command != "import":
