@@ -212,6 +212,7 @@ def _percent(value: float, interval: tuple[float, float]) -> str:
 
 
 def print_grid(rows: list[list[str]], title: str) -> None:
+    """Prints rows, the first of which is the head, as a table that is never cut off."""
     from rich.console import Console
     from rich.table import Table
 

@@ -127,5 +127,7 @@ def test_the_layout_in_the_readme_is_the_tree() -> None:
         pytest.skip("no git here")
     for entry in {Path(path).parts[0] + "/" for path in tracked if "/" in path} - {".ci/", ".github/"}:
         assert entry in layout, entry
-    for entry in {Path(path).parts[1] for path in tracked if path.startswith("cft_lab/") and not path.endswith(("__init__.py", "py.typed"))}:
+    for entry in {
+        Path(path).parts[1] for path in tracked if path.startswith("cft_lab/") and not path.endswith(("__init__.py", "py.typed"))
+    }:
         assert entry in layout, f"cft_lab/{entry}"

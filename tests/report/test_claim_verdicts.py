@@ -190,6 +190,7 @@ def test_what_is_needed_is_found_by_the_power_of_a_normal_test() -> None:
     assert power(0.008**2, 0.006**2 * 3 / seeds) >= 0.8
     assert power(0.008**2 * 1000 / items, 0.006**2) >= 0.8 > power(0.008**2 * 1000 / (items - 1), 0.006**2)
 
+
 def test_where_neither_alone_would_do_both_together_are_told() -> None:
     compared = Compared(0.002, -0.02, 0.03, 0.008, 0.006, 30.0, ITEMS_AND_SEEDS, 1000, 3, 0)
     seeds, items, both = needed(dataclasses.replace(GREATER, smallest_effect=0.01), compared, 0.99)
