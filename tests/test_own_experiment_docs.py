@@ -23,6 +23,9 @@ TEXT = (PROJECT_ROOT / "docs" / "own-experiment.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 
 
+ROWS = int(re.search(r"at least (\d+) rows", TEXT)[1])  # type: ignore[index]
+
+
 def printed(language: str) -> str:
     """The one block of a language in the document."""
     (found,) = [text for name, text in BLOCKS if name == language]
@@ -48,11 +51,13 @@ def test_it_takes_at_most_six_commands_and_one_file() -> None:
 @pytest.mark.slow
 def test_the_commands_compare_two_arms(cell: Callable[..., Config], shared_store: Path, debug_model: Path, tmp_path: Path) -> None:
     code = freeze_code(tmp_path)
-    mine = rows(cell("method=cft"), shared_store)
+    mine = rows(cell("method=cft", f"data.pool={ROWS - 1}"), shared_store)
+    assert len(mine) == ROWS
     (code / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine))
     sweep = yaml.safe_load(printed("yaml"))
     sizes = dict(override.split("=", 1) for override in DEBUG if not override.startswith(("progress", "mix_data")))
-    sweep["common"] |= sizes
+    asked = {name: sweep["common"][name] for name in ("data.pool", "data.examples")}
+    sweep["common"] |= sizes | asked  # the printed numbers, which must go with the printed number of rows
     (code / "sweeps" / "mine.yaml").write_text(yaml.safe_dump({**sweep, "common": {k: str(v) for k, v in sweep["common"].items()}}))
     base = debug_model.parent
     shutil.copytree(base, code / "outputs" / "base_model" / base.name)
