@@ -19,7 +19,7 @@ from cft_lab.config import PROJECT_ROOT
 from cft_lab.hydra_config import compose
 from cft_lab.report.build import build
 from cft_lab.results import Results, open_store
-from cft_lab.results.notebook import NothingToShow, arm, notebook_store
+from cft_lab.results.notebook import NothingToShow, arm, notebook_store, one_arm
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 NAMES = ("01_a_cell", "02_tables_and_claims", "03_error_analysis", "04_critique_quality")
@@ -193,14 +193,15 @@ def shares(results: Results, method: str) -> dict[tuple[str, str], float]:
 
 @pytest.mark.slow
 def test_error_analysis(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs = execute("03_error_analysis", small_store, monkeypatch)
+    choices = 'FIRST, SECOND, TEXTS = {"method": "sft"}, {"method": "cft"}, 4'
+    outputs = execute("03_error_analysis", small_store, monkeypatch, choices)
     results = open_store(small_store)
     first, second = shares(results, "sft"), shares(results, "cft")
     flipped = {item: second[item] - first[item] for item in first if first[item] != second[item]}
     assert flipped, "the two arms of this test solve different items"
     shown = {(row[0], row[1]): row for row in table(outputs, "item", "change", "gold")}
     assert {item: float(row[6]) for item, row in shown.items()} == pytest.approx(flipped)
-    counts = table(outputs, "items", "gained", "lost", without="level")
+    counts = table(outputs, "items", "gained", "lost", without="subject")
     for benchmark, counted in zip(results.cells().benchmarks.iloc[0], counts, strict=True):
         own = [change for (name, _), change in flipped.items() if name == benchmark]
         assert [int(text) for text in counted[-2:]] == [sum(change > 0 for change in own), sum(change < 0 for change in own)]
@@ -213,6 +214,18 @@ def test_error_analysis(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> N
         text = results.texts(key, benchmark, [item]).iloc[0]
         assert text.text in told
         assert question.question in told
+
+
+def test_the_choices_of_a_notebook_name_one_arm_each_of_the_lab_study() -> None:
+    """The defaults are for `make lab` and the lab study, whose cells have many arms of one method."""
+    (chosen,) = [cell for cell in read("03_error_analysis").cells if "parameters" in cell.metadata.get("tags", ())]
+    names: dict[str, Any] = {}
+    exec(chosen.source, names)  # noqa: S102  (a cell of our own)
+    fields = {"model": "model.name", "temperature": "temperature"}
+    for choice in (names["FIRST"], names["SECOND"]):
+        asked = [f"{name}={value}" for name, value in choice.items()]
+        described = pipeline.describe(compose(*asked))
+        assert {name: described[fields.get(name, f"{name}.name")] for name in choice} == choice
 
 
 @pytest.mark.slow
@@ -243,6 +256,9 @@ def test_the_store_and_the_arm_of_a_notebook(small_store: Path, monkeypatch: pyt
     assert set(arm(results, {"method": "sft"}).seed) == {0, 1}
     with pytest.raises(NothingToShow, match="has method='mix'. There are:\n  lab-debug base\n"):
         arm(results, {"method": "mix"})
+    assert len(one_arm(results, {"method": "sft"})) == 2
+    with pytest.raises(NothingToShow, match="fits 3 arms; name one by method too:\n  lab-debug base\n"):
+        one_arm(results, {"model": "lab-debug"})
     with pytest.raises(NothingToShow, match="colour is no column"):
         arm(results, {"colour": 1})
     monkeypatch.setenv("CFT_LAB_STORE", str(tmp_path / "nowhere"))

@@ -14,7 +14,7 @@ from cft_lab.grade_columns import OUTCOMES, GradeColumns, read_columns
 from cft_lab.json_files import read_json, read_records
 from cft_lab.records import Critique, Generation, Grade, Response
 from cft_lab.records import Problem as Question
-from cft_lab.results import rows
+from cft_lab.results import rows, self_critique
 from cft_lab.results.grades import CORRECT, ERROR
 from cft_lab.results.store_reader import CellRecord, Problem, StoreReader
 from cft_lab.stages import GENERATIONS, GRADES
@@ -178,6 +178,19 @@ class Results:
             if wanted is None or row.problem_id in wanted
         ]
         return pd.DataFrame(told, columns=rows.TEXT_COLUMNS)
+
+    def self_critiques(self, result: str, benchmark: str) -> pd.DataFrame:
+        """How a cell under two-stage inference judged its own solutions, one row for each that it judged.
+
+        Columns: item, sample, round (from 0), solution, solution_outcome (by the strict grader), critique, verdict (True for
+        right, None where none could be read). Empty under other protocols, and where texts or questions are not in the store.
+        """
+        import pandas as pd
+
+        key = self._record(result).result.keys[f"generations/{benchmark}"]
+        texts = [] if BENCHMARKS[benchmark].private else self._rows_of("generations", key, GENERATIONS, Generation)
+        told = self_critique.rounds(benchmark, texts, self._questions(benchmark))
+        return pd.DataFrame(told, columns=self_critique.COLUMNS)
 
     def questions(self, benchmark: str) -> pd.DataFrame:
         """The items of a benchmark, index `item`: question, gold, subject, level (None where the benchmark does not say).

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STORE_VARIABLE = "CFT_LAB_STORE"
+_CHOICES = ("model", "method", "data", "responses", "teacher", "inference", "temperature")  # columns that tell arms apart
 
 
 class NothingToShow(Exception):  # noqa: N818  (it is no failure: a notebook says it and ends)
@@ -51,4 +52,16 @@ def arm(results: Results, where: Mapping[str, Any]) -> pd.DataFrame:
         asked = ", ".join(f"{name}={value!r}" for name, value in where.items())
         there = "\n".join(f"  {label}" for label in cells["label"].drop_duplicates())
         raise NothingToShow(f"No result of {results.root} has {asked}. There are:\n{there}")
+    return found
+
+
+def one_arm(results: Results, where: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of one arm: as `arm`, but raises NothingToShow if what fits differs in more than its seed, with what to choose."""
+    found = arm(results, where)
+    if found["label"].nunique() > 1:
+        told = [name for name in _CHOICES if found[name].nunique(dropna=False) > 1]
+        lines = "\n".join(f"  {label}" for label in found["label"].drop_duplicates())
+        raise NothingToShow(
+            f"{dict(where)} fits {found['label'].nunique()} arms; name one by {', '.join(told) or 'its label'} too:\n{lines}"
+        )
     return found

@@ -11,8 +11,9 @@ from cft_lab import pipeline
 from cft_lab.__main__ import main
 from cft_lab.config import Config
 from cft_lab.json_files import read_json, read_records, write_json
-from cft_lab.records import Grade, Result
+from cft_lab.records import Generation, Grade, Result
 from cft_lab.results import Results, open_store
+from cft_lab.stages import GENERATIONS
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,32 @@ def test_a_real_cell_in_every_frame(
     critiques = found.critique_texts(result.keys["critiques"])
     assert len(critiques) == quality["critiques"]
     assert critiques[["question", "response", "critique"]].notna().all(axis=None)
+
+
+def test_self_critiques_are_the_rounds_of_two_stage_inference(
+    shared_store: Path, cell: Callable[..., Config], ran: Callable[..., tuple[str, Result]]
+) -> None:
+    def asked(*overrides: str) -> Config:
+        return cell(*overrides, "inference=two-stage", "temperature=0.5", "inference.max_new_tokens=80", "benchmarks.items=12")
+
+    key, result = ran(asked)
+    found = open_store(shared_store)
+    seen = 0
+    for score in result.scores:
+        rows = found.self_critiques(key, score.benchmark)
+        graded = found.items([key], [score.benchmark]).set_index("item")["outcome"]
+        texts = read_records(found.root / "generations" / result.keys[f"generations/{score.benchmark}"] / GENERATIONS, Generation)
+        for text in texts:
+            own = rows[rows["item"] == text.problem_id].sort_values("round")
+            told = [turn for turn in text.turns if turn.purpose == "critique" and turn.completion.answered]
+            assert own["critique"].tolist() == [turn.completion.text for turn in told]
+            assert [None if pd.isna(v) else v for v in own["verdict"]] == [turn.verdict for turn in told]
+            if len(own) == sum(turn.purpose == "solve" for turn in text.turns):  # the last solution, which counts, was judged
+                assert own["solution_outcome"].iloc[-1] == graded[text.problem_id]
+                seen += 1
+    assert seen > 0
+    direct, _ = ran(cell)
+    assert open_store(shared_store).self_critiques(direct, result.scores[0].benchmark).empty
 
 
 def test_the_command_lists_what_the_frame_has(
