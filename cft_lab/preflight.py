@@ -19,7 +19,7 @@ from cft_lab.lab.language import FAMILIES, HELD_OUT
 from cft_lab.lab.tokenizer import TURN_END
 from cft_lab.lab.webtext import DOCUMENT_KINDS
 from cft_lab.lab.world import WeightedT
-from cft_lab.runtime import cached_snapshot, has_gpu, hub_cache
+from cft_lab.runtime import cached_snapshot, has_gpu, hub_cache, not_a_repository
 from cft_lab.training.optimizers import conflicting_levers, missing_optimizer
 
 
@@ -184,7 +184,9 @@ def lacking(config: Config, *, computes: bool = True) -> Iterator[str]:
     if computes:
         yield from compute_lacks(config)
     model = config.model
-    if model.hub_id is not None and cached_snapshot(model.hub_id, model.revision) is None:
+    if model.hub_id is not None and not_a_repository(model.hub_id):
+        yield f"model.hub_id={model.hub_id}: no such folder, and no name of a hub repository (owner/name): correct it"
+    elif model.hub_id is not None and cached_snapshot(model.hub_id, model.revision) is None:
         at = f" at revision {model.revision}" if model.revision else ""
         yield (
             f"model.hub_id={model.hub_id}: its weights{at} are not in the local cache {hub_cache()}: fetch them where there is a "

@@ -156,6 +156,18 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HOME", f"{cache_home}/huggingface")).expanduser() / "hub"
 
 
+def not_a_repository(hub_id: str) -> bool:
+    """Whether this is neither a local folder nor what could be a hub repository's name."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(hub_id)
+    except HFValidationError:
+        return not Path(hub_id).is_dir()
+    return False
+
+
 def cached_snapshot(hub_id: str, revision: str | None) -> Path | None:
     """The folder of a model that is a local folder or lies in the hub's cache, whole (config, every shard); None if not."""
     if Path(hub_id).is_dir():

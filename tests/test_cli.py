@@ -40,6 +40,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["data.lab.families.chain=-1"], ["data.lab.families", "out of range"]),
         (["model.lab.heads=3"], ["model.lab.heads=3 must divide"]),
         (["model.hub_id=/nowhere"], ["exactly one of model.lab", "has model.lab (made here) and model.hub_id"]),
+        (["model=qwen2.5-7b", "model.hub_id=/nowhere"], ["model.hub_id=/nowhere: no such folder, and no name of a hub repository"]),
         (["model.end_of_turn=foo"], ["model.end_of_turn='foo' is not in the lab tokenizer"]),
         (["train.selection.benchmark=lab-basic"], ["lab-basic is a test set", "lab-validation"]),
         (["train.selection.benchmark=math500", "benchmarks.names=[math]"], ["math500 is part of math", "math-train-clean"]),
@@ -80,6 +81,12 @@ def test_bad_input_is_one_clear_message(arguments: list[str], said: list[str], t
         assert part in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "store").exists()
+
+
+def test_the_plan_of_a_training_needs_no_folder_of_the_model() -> None:
+    done = run("model=qwen2.5-7b", "model.hub_id=/nowhere", "train.preflight=true", "train.device_memory_gb=80")
+    assert "the tokenizer of /nowhere is not here" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_paper_scale_model_is_refused_at_once_where_it_cannot_run(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from cft_lab.config import Config, ConfigError, DataError
 from cft_lab.json_files import read_records
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Example
-from cft_lab.runtime import hub_cache, render_prompt, render_target, token_ids
+from cft_lab.runtime import hub_cache, not_a_repository, render_prompt, render_target, token_ids
 from cft_lab.stages.common import EXAMPLES, MODEL, cell_label
 from cft_lab.store import Stage, Store
 from cft_lab.tracking import read_metrics
@@ -190,6 +190,8 @@ def _hub_folder(config: Config) -> Path | None:
         return None
     if Path(hub_id).is_dir():
         return Path(hub_id)
+    if not_a_repository(hub_id):
+        return None  # the estimates need no weights; preflight refuses the run
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(hub_id, "tokenizer_config.json", cache_dir=hub_cache(), revision=config.model.revision)
