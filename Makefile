@@ -7,12 +7,11 @@ VLLM := .venv-vllm
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: lab lab-arms lab-tables test test-vllm lint format clean help
+.PHONY: lab lab-tables test test-vllm lint format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make lab       base and cft in the lab world, from nothing to a result table (minutes, CPU)"
-	@echo "make lab-arms  all five arms with three seeds (docs/lab-arms.md)"
 	@echo "make lab-tables the lab twins of tables 2, 5, 6, 7 and 8 with three seeds (docs/lab-study/; an hour, resumable)"
 	@echo "make test      all tests"
 	@echo "make test-vllm tests with vLLM on the CPU, in an environment of its own (3.5 GB, minutes)"
@@ -28,9 +27,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 lab: $(INSTALLED)
 	$(BIN)/python run.py -m method=base,cft
-
-lab-arms: $(INSTALLED)
-	$(BIN)/python run.py -m method=base,sft,sft-verified,sft-teacher,cft seed=0,1,2
 
 # a stage that is there is not made again: stop it and type it again as you like
 lab-tables: $(INSTALLED)
