@@ -159,7 +159,7 @@ def hub_cache() -> Path:
 def not_a_repository(hub_id: str) -> bool:
     """Whether this is neither a local folder nor what could be a hub repository's name."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(hub_id)

@@ -126,6 +126,19 @@ def _missing_files(data: DataConfig) -> Iterator[str]:
         yield f"data.path={data.path} has no file that can be read: give it {', '.join(SUFFIXES)}"
 
 
+def too_few_rows(data: DataConfig) -> Iterator[str]:
+    """A line if own files do not even have as many rows as examples are wanted: it would show only after teachers were paid."""
+    if data.source != "local" or data.examples is None or data.supervised_tokens is not None or any(missing_source(data)):
+        return
+    try:
+        there = sum(1 for _ in itertools.islice(read_files(_path(data)), data.examples))
+    except DataError:
+        return  # a file that is broken: the stage that reads it says where
+    if there < data.examples:
+        wanted = f"data.examples={data.examples} are wanted"
+        yield f"data.path={data.path} has {there} rows, and {wanted}: add rows, or lower data.examples"
+
+
 def _missing_hub(data: DataConfig, hub_id: str) -> Iterator[str]:
     if Path(hub_id).expanduser().is_dir():
         return

@@ -20,7 +20,7 @@ from cft_lab.data.methods import (
     take_tokens,
     usable_critiques,
 )
-from cft_lab.data.sources import load_pool, missing_source, source_identity
+from cft_lab.data.sources import load_pool, missing_source, source_identity, too_few_rows
 from cft_lab.engines.base import Prompt
 from cft_lab.evaluation.benchmarks import BENCHMARKS, load_items
 from cft_lab.evaluation.grading import GRADERS_VERSION, Submission, grade_many
@@ -249,6 +249,7 @@ def examples(config: Config, pool: Stage, responded: Stage, critiqued: Stage | N
         upstream,
         prompts=prompt_texts(config, "train"),
         modules=("data/methods.py", "prompts.py"),
+        lacks=lambda: (_renamed(config, line) for line in too_few_rows(data)),
     )
 
 

@@ -12,8 +12,10 @@ import hub_folders
 import pytest
 from own_data import COLUMNS, conf, fresh_python, own, rows, texts
 
+from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, DataConfig, DataError
-from cft_lab.data.sources import load_pool, missing_source, source_identity
+from cft_lab.data.sources import load_pool, missing_source, source_identity, too_few_rows
+from cft_lab.hydra_config import compose
 
 pytestmark = pytest.mark.usefixtures("own_caches")
 
@@ -174,6 +176,17 @@ def test_what_is_missing_is_said_in_a_line_each(fields: dict[str, Any], told: li
     with pytest.raises(DataError, match="data"):
         load_pool(data)
     assert list(missing_source(own(good))) == []
+
+
+def test_own_files_with_fewer_rows_than_examples_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    data = dataclasses.replace(own(hub_folders.write_jsonl(tmp_path / "own.jsonl", rows(3))), examples=4)
+    (line,) = too_few_rows(data)
+    assert "own.jsonl has 3 rows, and data.examples=4 are wanted: add rows, or lower data.examples" in line
+    assert list(too_few_rows(dataclasses.replace(data, examples=3))) == []
+    assert list(too_few_rows(dataclasses.replace(data, examples=None))) == []
+    assert list(too_few_rows(dataclasses.replace(data, path=str(tmp_path / "none.jsonl")))) == []
+    config = dataclasses.replace(compose("method=sft", "data=local", f"data.path={data.path}"), data=data)
+    assert any("data.examples=4" in line for stage in pipeline.plan(config).result.walk() for line in stage.lacks())
 
 
 def test_looking_for_what_is_missing_imports_no_datasets_and_takes_no_time() -> None:
