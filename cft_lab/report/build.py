@@ -114,6 +114,7 @@ def _table(study: Study, swept: SweepArms) -> ReportTable:
         rows=tuple(rows),
         deltas=tuple(deltas(study, swept)),
         notes=tuple(dict.fromkeys(_notes(study, swept, clashes))),
+        command=study.commands.sweep(sweep.name, swept.scale),
     )
 
 

@@ -185,7 +185,7 @@ def _to_make(table: ReportTable) -> Iterator[tuple[str, str]]:
     lacking = [next((e for e in row.entries.values() if e.command), None) for row in table.rows if row.arm]
     told = [entry for entry in lacking if entry is not None]
     if told and all(entry.state in (MISSING, PUBLISHED) for row in table.rows for entry in row.entries.values()):
-        yield "nothing of this table was run", f"python run.py -m sweeps={table.name}"
+        yield "nothing of this table was run", table.command
         return
     for entry in told:
         place = ", ".join(filter(None, (entry.row, entry.column)))

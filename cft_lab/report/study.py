@@ -12,6 +12,7 @@ from cft_lab.hydra_config import SWEEPS, Composer, initialized
 from cft_lab.json_files import read_json
 from cft_lab.published import PRINTED_BENCHMARKS, PublishedValue, published_values
 from cft_lab.report.arms import Arm, Matcher
+from cft_lab.report.commands import Commands
 from cft_lab.report.measure import Measures
 from cft_lab.report.tables import AVG
 from cft_lab.results import Results
@@ -55,9 +56,14 @@ class Study:
         return Measures(self.results)
 
     @cached_property
+    def commands(self) -> Commands:
+        """What makes cells of this study."""
+        return Commands(self.results.root, tuple(self.overrides))
+
+    @cached_property
     def matcher(self) -> Matcher:
         """Finds the runs of cells."""
-        return Matcher(self.results, self._failures())
+        return Matcher(self.results, self.commands, self._failures())
 
     def sweeps(self, names: Sequence[str]) -> list[SweepArms]:
         """The sweeps of these names. Raises ConfigError on one that is unknown, or whose cells cannot be composed."""
@@ -74,7 +80,7 @@ class Study:
         if len(cells) > len(sweep.cells):
             raise ConfigError(f"an override of a report has one value, not several: {' '.join(self.overrides)}")
         if sweep.table and not self.overrides and not self._has_paper_scale:  # nothing to match: saves composing them
-            arms = [Arm(f"{sweep.name}/{cell.label}", cell, None) for cell in cells]
+            arms = [Arm(f"{sweep.name}/{cell.label}", cell, None, self.commands) for cell in cells]
             return SweepArms(sweep, PAPER, tuple(arms), tuple(_benchmarks(cells)))
         composed = compose_all(cells, composer)
         arms = [self.matcher.match(cell, config) for cell, config in composed]

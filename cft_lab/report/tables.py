@@ -101,6 +101,7 @@ class ReportTable:
     """A table of the paper, or its lab twin. `scale` is paper or lab; a lab table has nothing published and is about the lab world.
 
     `benchmarks` are its columns in order, AVG last. `notes` say what a reader must know: versions left out, missing seeds, leaks.
+    `command` makes every cell of it.
     """
 
     name: str
@@ -112,6 +113,7 @@ class ReportTable:
     rows: tuple[Row, ...]
     deltas: tuple[Delta, ...] = ()
     notes: tuple[str, ...] = ()
+    command: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from cft_lab.json_files import read_json, read_records
 from cft_lab.records import Critique, Generation, Grade, Response
 from cft_lab.records import Problem as Question
 from cft_lab.results import rows
+from cft_lab.results.checks import RATES, check_rows
 from cft_lab.results.grades import CORRECT, ERROR
 from cft_lab.results.store_reader import CellRecord, Problem, StoreReader
 from cft_lab.stages import GENERATIONS, GRADES
@@ -170,14 +171,14 @@ class Results:
         if texts is None or grades is None:
             return empty
         questions = self._questions(benchmark)
-        by_draw = {(grade.problem_id, grade.sample): grade for grade in grades}
         wanted = None if items is None else set(items)
-        told = [
-            rows.text_row(row, by_draw.get((row.problem_id, row.sample)), questions.get(row.problem_id))
-            for row in texts
-            if wanted is None or row.problem_id in wanted
-        ]
-        return pd.DataFrame(told, columns=rows.TEXT_COLUMNS)
+
+        def told() -> list[dict[str, Any]]:
+            by_draw = {(grade.problem_id, grade.sample): grade for grade in grades}
+            kept = [row for row in texts if wanted is None or row.problem_id in wanted]
+            return [rows.text_row(row, by_draw.get((row.problem_id, row.sample)), questions.get(row.problem_id)) for row in kept]
+
+        return pd.DataFrame(self.reader.attempt(generated, told) or [], columns=rows.TEXT_COLUMNS)
 
     def questions(self, benchmark: str) -> pd.DataFrame:
         """The items of a benchmark, index `item`: question, gold, subject, level (None where the benchmark does not say).
@@ -215,7 +216,9 @@ class Results:
         """Validation scores of a cell's candidates: step, correct, n, accuracy, selected. Empty for a base model."""
         import pandas as pd
 
-        frame = pd.DataFrame(self._upstream_rows(result, "selected", CURVE), columns=["step", "correct", "n"])
+        frame = pd.DataFrame(
+            self._upstream_rows(result, "selected", CURVE, ("step", "correct", "n")), columns=["step", "correct", "n"]
+        )
         chosen = self.reader.manifest("selected", self._record(result).result.keys.get("selected", "-"))
         frame["accuracy"] = frame["correct"] / frame["n"]
         frame["selected"] = frame["step"] == (chosen["counts"].get("step") if chosen else None)
@@ -228,18 +231,25 @@ class Results:
         """
         import pandas as pd
 
-        steps = [row for row in self._upstream_rows(result, "candidates", METRICS) if "loss" in row]
+        steps = self._upstream_rows(result, "candidates", METRICS, ("step", "loss"))
         return pd.DataFrame(steps) if steps else pd.DataFrame([], columns=["step", "loss"])
 
-    def _upstream_rows(self, result: str, stage: str, file: str) -> list[dict[str, Any]]:
-        """The rows of a JSON or JSON lines file of a stage that a result stands on; none if it has no such stage."""
+    def _upstream_rows(self, result: str, stage: str, file: str, numbers: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The rows of a JSON or JSON lines file of a stage that a result stands on; none if it has no such stage.
+
+        Rows of a JSON lines file that lack one of the `numbers` are about something else.
+        """
         key = self._record(result).result.keys.get(stage)
         if key is None:
             return []
         path = self.reader.folder(stage, key) / file
-        if file.endswith(".jsonl"):
-            return self.reader.attempt(path, partial(rows.json_lines, path)) or []
-        return self.reader.attempt(path, partial(read_json, path)) or []
+
+        def read() -> list[dict[str, Any]]:
+            if not file.endswith(".jsonl"):
+                return check_rows(read_json(path), numbers)
+            return check_rows([row for row in rows.json_lines(path) if all(name in row for name in numbers)], numbers)
+
+        return self.reader.attempt(path, read) or []
 
     def critiques(self) -> pd.DataFrame:
         """How good critiques are, one row for each critiques stage, index `key`.
@@ -254,7 +264,7 @@ class Results:
             manifest = self.reader.manifest("critiques", folder.name)
             row = manifest and self.reader.attempt(folder, partial(rows.critique_row, folder.name, manifest))
             found += [row] if row else []
-        numbers = dict.fromkeys([name for name in rows.CRITIQUE_COLUMNS if name.startswith(rows.RATES)], float)
+        numbers = dict.fromkeys([name for name in rows.CRITIQUE_COLUMNS if name.startswith(RATES)], float)
         return pd.DataFrame(found, columns=rows.CRITIQUE_COLUMNS).astype(numbers).set_index("key")
 
     def critique_texts(self, key: str) -> pd.DataFrame:

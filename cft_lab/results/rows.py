@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.records import Generation, Grade, Problem, Score
+from cft_lab.results.checks import RATES
 from cft_lab.results.store_reader import CellRecord
 
 #: column of `cells` -> field of the config
@@ -47,7 +48,6 @@ TEXT_COLUMNS = (
     *("item", "sample", "question", "gold", "text", "finish", "turns"),
     *("extracted", "outcome", "paper_outcome", "subject", "level"),
 )
-RATES = ("agreement", "false_right", "false_wrong")
 CRITIQUE_COLUMNS = (
     *("key", "teacher", "problems", "critiques", "right", "wrong", "unparsed"),
     *(f"{rate}{part}" for rate in RATES for part in ("", "_low", "_high", "_n")),

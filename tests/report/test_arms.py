@@ -64,7 +64,8 @@ def test_a_seed_that_other_arms_have_is_told_with_its_command(store: Path, repor
     fill(store)
     write_cell(store, config_of("cft", seed=4), drawn("cft4", 0.5))
     (note,) = [note for note in table_of(report()).notes if note.startswith("SFT has no seed")]
-    assert note == "SFT has no seed 4 (not run): python run.py benchmarks=lab-table8 model=lab-debug method=sft seed=4"
+    command = f"python run.py benchmarks=lab-table8 model=lab-debug method=sft seed=4 output_root={store}"
+    assert note == f"SFT has no seed 4 (not run): {command}"
 
 
 def test_other_settings_are_refused_by_name_and_the_rest_is_reported(store: Path, report: Callable[[], Report]) -> None:

@@ -121,7 +121,7 @@ def test_an_empty_store_has_empty_frames_with_their_columns(tmp_path: Path) -> N
         (lambda row: row | {"colour": 1}, "another version of cft_lab"),
         (lambda row: {name: value for name, value in row.items() if name != "keys"}, "another version of cft_lab, or is damaged"),
         (lambda row: row | {"scores": [row["scores"][0] | {"benchmark": "other"}]}, "without the key of its scores stage"),
-        (lambda row: row | {"scores": [row["scores"][0] | {"n": "many"}]}, "counts that are no numbers"),
+        (lambda row: row | {"scores": [row["scores"][0] | {"n": "many"}]}, "scores[0].n is 'many', not int"),
         (lambda row: [row], "it is damaged"),
         (lambda row: row | {"cell": row["cell"] | {"seed": "x"}}, "it is damaged"),
     ],
