@@ -12,7 +12,7 @@ from cft_lab.data.table1 import table1
 from cft_lab.hydra_config import SWEEPS
 from cft_lab.provenance import provenance
 from cft_lab.published import SOURCE
-from cft_lab.report.arms import Arm
+from cft_lab.report.arms import Arm, Run
 from cft_lab.report.claims import Verdict, judge, read_claims
 from cft_lab.report.deltas import deltas
 from cft_lab.report.study import LAB, PAPER, Printed, Study, SweepArms
@@ -21,6 +21,7 @@ from cft_lab.report.tables import (
     CONFLICT,
     MEASURED,
     PUBLISHED,
+    SEEDS_NOTE,
     DataSetRow,
     DataSetTable,
     Entry,
@@ -148,7 +149,7 @@ def _entry(
         value = study.measures.average(arm, names) if benchmark == AVG else study.measures.value(arm, benchmark)
     state, reason = (CONFLICT, clash) if clash else (MEASURED, None) if value else (arm.state, arm.reason)
     if value is None and state == MEASURED:  # other benchmarks are, this one is not
-        state, reason = "missing", _unmeasured(arm, names)
+        state, reason = "missing", _unmeasured(study, arm, names)
     return Entry(
         row=arm.cell.row or arm.label,
         column=arm.cell.column,
@@ -164,11 +165,34 @@ def _entry(
     )
 
 
-def _unmeasured(arm: Arm, names: Sequence[str]) -> str:
+def _unmeasured(study: Study, arm: Arm, names: Sequence[str]) -> str:
     there = [name for name in names if arm.on(name)]
-    if len(there) == len(names):
-        return f"the grades of {', '.join(names)} cannot be read, or all items have errors"
-    return f"no run of it has {', '.join(name for name in names if name not in there)}"
+    if len(there) < len(names):
+        return f"no run of it has {', '.join(name for name in names if name not in there)}"
+    if folders := [folder for name in names for run in arm.on(name) for folder in _unreadable(study, run, name)]:
+        return f"the grades of {', '.join(names)} cannot be read: first delete {' and '.join(dict.fromkeys(folders))}"
+    return "all items have errors"
+
+
+def _unreadable(study: Study, run: Run, benchmark: str) -> list[str]:
+    """The folders of a run without readable grades on a benchmark, which would be reused if they stayed; none if it has them."""
+    found = run.measured[benchmark]
+    if study.results.reader.item_scores(found.score, found.key) is not None:
+        return []
+    return [name for name in (f"scores/{found.key}", f"result/{found.record.key}") if (study.results.root / name).exists()]
+
+
+def _lost_places(study: Study, arm: Arm, benchmarks: Sequence[str]) -> Iterator[str]:
+    """One line for each benchmark that some runs of an arm have and others lack: whose mean is over fewer seeds."""
+    for name in benchmarks:
+        lost = {run.seed: _unreadable(study, run, name) if name in run.measured else [] for run in arm.runs}
+        lost = {run.seed: lost[run.seed] for run in arm.runs if name not in run.measured or lost[run.seed]}
+        if 0 < len(lost) < len(arm.runs):
+            folders = list(dict.fromkeys(folder for told in lost.values() for folder in told))
+            first = f"delete {' and '.join(folders)}, then " if folders else ""
+            command = study.commands.cell(arm.cell, arm.config, tuple(lost))
+            seeds = f"seed{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
+            yield f"{arm.label} lacks {name} under {seeds}, so that it and AVG are over fewer seeds: {first}{command}"
 
 
 def _version_clashes(swept: SweepArms) -> dict[tuple[str, str], str]:
@@ -225,6 +249,8 @@ def _printed_row(study: Study, swept: SweepArms, place: Printed) -> Row:
 def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str]) -> Iterator[str]:
     if swept.scale == LAB:
         yield _LAB_NOTE
+    if any(arm.runs for arm in swept.arms):
+        yield SEEDS_NOTE
     if any((arm.cell.published or {}).get("method") == "base" and study.published(swept, arm.cell) for arm in swept.arms):
         yield f"* base rows: {BASE_NOTE}. They look like figures of the models' own reports, not like runs under one protocol."
     measured = [arm for arm in swept.arms if arm.runs]
@@ -237,6 +263,7 @@ def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str
     seeds = sorted({seed for arm in measured for seed in arm.seeds})
     for arm in measured:
         yield from study.matcher.failed_seeds(arm, seeds)
+        yield from _lost_places(study, arm, swept.benchmarks)
     trained = [arm for arm in measured if arm.trained]
     if trained and all(len(arm.runs) == 1 for arm in trained):
         yield _ONE_RUN

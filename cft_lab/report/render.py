@@ -23,6 +23,7 @@ from cft_lab.report.tables import (
     MEASURED,
     MISSING,
     PUBLISHED,
+    SEEDS_NOTE,
     DataSetTable,
     Delta,
     Entry,
@@ -137,7 +138,7 @@ def _measured(row: Row, benchmarks: Sequence[str]) -> list[Cell]:
     return [
         Cell(str(runs) if runs else _NONE, why=", ".join(map(str, row.seeds))),
         Cell(f"{row.supervised_tokens:,}" if row.supervised_tokens is not None else _NONE),
-        *(_one(row.entries[benchmark], with_interval) for benchmark in benchmarks),
+        *(_one(row.entries[benchmark], lambda value: with_interval(value, runs)) for benchmark in benchmarks),
         Cell(percent(spread.seed_sd if spread else None)),
     ]
 
@@ -232,6 +233,7 @@ def claims_section(verdicts: Sequence[Verdict]) -> Section:
     parts = [part for part in parts if part.rows]
     families = {verdict.claim.scale: verdict.confidence for verdict in verdicts if verdict.confidence is not None}
     notes = [f"Intervals of the {name} claims hold together at 95 %: each is at {100 * at:.2f} %." for name, at in families.items()]
+    notes += [SEEDS_NOTE] if any(verdict.estimate is not None for verdict in verdicts) else []
     lacking = {verdict.claim.sweep: verdict.command for verdict in verdicts if verdict.command is not None}
     to_make = tuple((f"{sweep} is not run whole", command) for sweep, command in lacking.items())
     return Section("claims", "Claims", "Which claims stand in this store", tuple(parts), tuple(notes), to_make)
@@ -306,10 +308,12 @@ def points(value: float | None) -> str:
     return _NONE if value is None else f"{100 * value:+.1f}"
 
 
-def with_interval(value: Value) -> str:
-    """An accuracy in percent with its interval."""
-    errors = f" ({value.errors} errors)" if value.errors else ""
-    return f"{percent(value.mean)} [{percent(value.low)}, {percent(value.high)}]{errors}"
+def with_interval(value: Value, seeds: int) -> str:
+    """An accuracy in percent with its interval, and its seeds if they are fewer than the row's `seeds`."""
+    fewer = [f"{value.seeds} seed{'s' if value.seeds > 1 else ''}"] if value.seeds < seeds else []
+    told = [f"{value.errors} errors"] if value.errors else []
+    more = f" ({', '.join([*fewer, *told])})" if fewer or told else ""
+    return f"{percent(value.mean)} [{percent(value.low)}, {percent(value.high)}]{more}"
 
 
 @functools.lru_cache(maxsize=len(FORMATS))

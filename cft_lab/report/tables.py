@@ -13,6 +13,11 @@ AVG = "AVG"
 MEASURED, MISSING, FAILED, CONFLICT, PUBLISHED = "measured", "missing", "failed", "conflict", "published"
 ITEMS, ITEMS_AND_SEEDS = "items", "items and seeds"
 
+SEEDS_NOTE = (
+    "Seeds vary the order of training examples and the sampling of evaluation, nothing else: "
+    "problems, responses, critiques, base models and teachers are the same under all of them."
+)
+
 
 @dataclass(frozen=True)
 class Value:
