@@ -11,11 +11,12 @@ from pathlib import Path
 from cft_lab.data.table1 import table1
 from cft_lab.hydra_config import SWEEPS
 from cft_lab.provenance import provenance
-from cft_lab.published import SOURCE
+from cft_lab.published import PRINTED_BENCHMARKS, SOURCE
 from cft_lab.report.arms import Arm, Run
 from cft_lab.report.claims import Verdict, judge, read_claims
 from cft_lab.report.deltas import deltas
-from cft_lab.report.study import LAB, PAPER, Printed, Study, SweepArms
+from cft_lab.report.render import benchmark_name
+from cft_lab.report.study import LAB, PAPER, Printed, Study, SweepArms, beside
 from cft_lab.report.tables import (
     AVG,
     CONFLICT,
@@ -104,7 +105,7 @@ def _table(study: Study, swept: SweepArms) -> ReportTable:
     sweep = swept.sweep
     clashes = _version_clashes(swept)
     rows = [_row(study, swept, arm, clashes) for arm in swept.arms]
-    rows += _rows_without_cells(study, swept)
+    more, others = _rows_without_cells(study, swept)
     return ReportTable(
         name=sweep.name,
         title=_title(swept),
@@ -112,9 +113,10 @@ def _table(study: Study, swept: SweepArms) -> ReportTable:
         scale=swept.scale,
         version=study.version if swept.scale == PAPER else "",
         benchmarks=(*swept.benchmarks, AVG),
-        rows=tuple(rows),
+        rows=(*rows, *more),
+        others=tuple(others),
         deltas=tuple(deltas(study, swept)),
-        notes=tuple(dict.fromkeys(_notes(study, swept, clashes))),
+        notes=tuple(dict.fromkeys([*_told_others(study, swept, others), *_notes(study, swept, clashes)])),
         command=study.commands.sweep(sweep.name, swept.scale),
     )
 
@@ -222,28 +224,44 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _rows_without_cells(study: Study, swept: SweepArms) -> list[Row]:
-    """Printed rows that no cell answers to: models that cannot be had, or another version's."""
+def _rows_without_cells(study: Study, swept: SweepArms) -> tuple[list[Row], list[Row]]:
+    """Printed rows that no cell answers to: models that cannot be had, or another version's; those of other benchmarks apart."""
     table = swept.sweep.table
     if table is None or swept.sweep.name != f"table{table}":  # a figure shows some rows of its table
-        return []
+        return [], []
     answered = {
         tuple((arm.cell.published or {}).get(name, "") for name in ("model", "method", "data", "condition")) for arm in swept.arms
     }
-    return [_printed_row(study, swept, place) for place in study.printed(table) if place not in answered]
+    own, others = [], []
+    for place, values in study.printed(table).items():
+        if place not in answered:
+            names = [name for name, printed in PRINTED_BENCHMARKS.items() if printed in values and name != AVG]
+            if set(names) <= set(swept.benchmarks):
+                own.append(_printed_row(place, values, swept.benchmarks))
+            else:
+                others.append(_printed_row(place, values, names))
+    return own, others
 
 
-def _printed_row(study: Study, swept: SweepArms, place: Printed) -> Row:
-    from cft_lab.published import PRINTED_BENCHMARKS
-
-    values = study.printed(swept.sweep.table or 0)[place]
+def _printed_row(place: Printed, values: Mapping[str, float], benchmarks: Sequence[str]) -> Row:
     note = "published only: no cell of this project answers to it"
     label = place[0] if place[1] in ("as released", "") else f"{place[0]}, {place[1]}"
-    entries = {
-        name: Entry(label, place[3], name, PUBLISHED, published=values.get(PRINTED_BENCHMARKS.get(name, name)), note=note)
-        for name in (*swept.benchmarks, AVG)
-    }
+    row = beside(values, benchmarks)
+    entries = {name: Entry(label, place[3], name, PUBLISHED, published=row.get(name), note=note) for name in (*benchmarks, AVG)}
     return Row(label, place[3], None, None, (), entries, note)
+
+
+def _told_others(study: Study, swept: SweepArms, others: Sequence[Row]) -> Iterator[str]:
+    """That printed rows of this table's number are about other benchmarks, if any are."""
+    if others:
+        names = ", ".join(
+            benchmark_name(name) for name in dict.fromkeys(name for row in others for name in row.entries) if name != AVG
+        )
+        rows = ", ".join(dict.fromkeys(row.label for row in others))
+        yield (
+            f"The paper's {study.version} has another table {swept.sweep.table}, on {names}: {rows} cannot be set beside these "
+            "cells, and stand apart."
+        )
 
 
 def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str]) -> Iterator[str]:

@@ -113,6 +113,7 @@ def parts_of(table: ReportTable, *, rates: bool = False) -> Iterator[Part]:
     if table.scale == "paper":
         title = f"Published ({SOURCE} {table.version}), and measured minus published in points"
         yield grid(title, names, lambda row: [_beside(row.entries[benchmark]) for benchmark in table.benchmarks])
+    yield from _others(table)
     yield from _delta_parts(table)
     values = [entry.value for row in table.rows for entry in row.entries.values() if entry.value]
     if any(value.paper_grader is not None and abs(value.paper_grader - value.mean) > 5e-4 for value in values) or rates:
@@ -160,6 +161,17 @@ def _beside(entry: Entry) -> Cell:
 def _mark(entry: Entry) -> str:
     """A star for what a note of the table explains."""
     return " *" if entry.note and entry.state != PUBLISHED else ""
+
+
+def _others(table: ReportTable) -> Iterator[Part]:
+    """The printed rows on other benchmarks than the table's; none if there are none."""
+    names = [*dict.fromkeys(name for row in table.others for name in row.entries if name != AVG), AVG]
+    rows = [
+        (Cell(row.label), Cell(row.column), *(_beside(row.entries[name]) if name in row.entries else Cell(_NONE) for name in names))
+        for row in table.others
+    ]
+    title = f"Published ({SOURCE} {table.version}) on other benchmarks, which no cell answers to"
+    yield Part(title, ("row", "column", *map(benchmark_name, names)), tuple(rows), 2)
 
 
 def _delta_parts(table: ReportTable) -> Iterator[Part]:
@@ -263,7 +275,7 @@ def table_csv(report: Report) -> str:
     for table in report.tables:
         if isinstance(table, DataSetTable):
             continue
-        for row in table.rows:
+        for row in (*table.rows, *table.others):
             for entry in row.entries.values():
                 values = [getattr(entry.value, name) if entry.value else None for name in value_names]
                 places = (table.name, "value", entry.row, entry.column, entry.benchmark, entry.state)

@@ -115,8 +115,7 @@ class Study:
             return {}
         told = cell.published
         place = (told.get("model", ""), told.get("method", ""), told.get("data", ""), told.get("condition", ""))
-        row = self.printed(swept.sweep.table).get(place, {})
-        return {name: row[printed] for name, printed in PRINTED_BENCHMARKS.items() if printed in row}
+        return beside(self.printed(swept.sweep.table).get(place, {}), swept.benchmarks)
 
     def published_mean(self, swept: SweepArms, cell: AskedCell, benchmark: str) -> float | None:
         """The printed value on a benchmark; for an AVG that is not printed, the mean of the printed cells if all are there."""
@@ -125,6 +124,14 @@ class Study:
             return row.get(benchmark)
         known = [row[name] for name in swept.benchmarks if name in row]
         return round(sum(known) / len(known), 6) if known and len(known) == len(swept.benchmarks) else None
+
+
+def beside(printed: Mapping[str, float], benchmarks: Sequence[str]) -> dict[str, float]:
+    """A printed row by benchmark of the config; with its AVG only if that is over these benchmarks and no others."""
+    row = {name: printed[told] for name, told in PRINTED_BENCHMARKS.items() if told in printed}
+    if set(row) - {AVG} != set(benchmarks):
+        row.pop(AVG, None)
+    return row
 
 
 def _error_in(file: Path) -> str:

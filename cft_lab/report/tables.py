@@ -106,7 +106,7 @@ class ReportTable:
     """A table of the paper, or its lab twin. `scale` is paper or lab; a lab table has nothing published and is about the lab world.
 
     `benchmarks` are its columns in order, AVG last. `notes` say what a reader must know: versions left out, missing seeds, leaks.
-    `command` makes every cell of it.
+    `command` makes every cell of it. `others` are printed rows of the paper's table on other benchmarks; their entries name these.
     """
 
     name: str
@@ -119,6 +119,7 @@ class ReportTable:
     deltas: tuple[Delta, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""
+    others: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)

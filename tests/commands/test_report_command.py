@@ -40,6 +40,23 @@ def test_the_version_of_the_paper_is_chosen(tmp_path: Path, capsys: pytest.Captu
     assert "SimpleRL" not in printed[0]
 
 
+def test_printed_rows_on_other_benchmarks_stand_apart_with_their_averages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(tmp_path / "store", "table4", "--version", "v4") == 0
+    text = capsys.readouterr().out
+    (head,) = [line for line in text.splitlines() if "MATH-500" in line and "|" in line]
+    columns = [name.strip() for name in head.split("|")]
+    (line,) = [line for line in text.splitlines() if "SimpleRL-Zero, rl" in line and "|" in line]
+    told = dict(zip(columns, (place.strip() for place in line.split("|")), strict=True))
+    assert {name: told[name] for name in ("MATH-500", "AMC23", "AVG")} == {"MATH-500": "77.2", "AMC23": "62.5", "AVG": "48.9"}
+    assert "GPQA" not in columns
+    assert text.count("48.9") == 1
+    assert "The paper's v4 has another table 4, on MATH-500, Minerva-Math, OlympiadBench, AIME24, AMC23" in text
+    assert report(tmp_path / "store", "table3", "--version", "v4") == 0  # rStar-Math: some of the table's benchmarks
+    assert "on other benchmarks" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
