@@ -128,11 +128,23 @@ def _title(swept: SweepArms) -> str:
 
 def _row(study: Study, swept: SweepArms, arm: Arm, clashes: Mapping[tuple[str, str], str]) -> Row:
     published = study.published(swept, arm.cell)
-    note = BASE_NOTE if published and (arm.cell.published or {}).get("method") == "base" else None
+    note = BASE_NOTE if published and is_base_row(swept, arm) else None
     entries = {name: _entry(study, swept, arm, name, published.get(name), clashes, note) for name in (*swept.benchmarks, AVG)}
     tokens = next((found.record.result.supervised_tokens for run in arm.runs for found in run.measured.values()), None)
     row = arm.cell.row or arm.label
     return Row(row, arm.cell.column, arm.id, tokens, arm.seeds, entries, note)
+
+
+def is_base_row(swept: SweepArms, arm: Arm) -> bool:
+    """Whether an arm is a model that other cells of the sweep train, as it was before; other released models are no base rows."""
+
+    def choices(one: Arm) -> dict[str, str]:
+        return {name: value for name, _, value in (item.partition("=") for item in one.cell.overrides)}
+
+    own = choices(arm)
+    if own.get("method") != "base":
+        return False
+    return any(other.get("model") == own.get("model") and other.get("method") != "base" for other in map(choices, swept.arms))
 
 
 def _entry(
@@ -257,7 +269,7 @@ def _told_others(study: Study, swept: SweepArms, others: Sequence[Row]) -> Itera
         names = ", ".join(
             benchmark_name(name) for name in dict.fromkeys(name for row in others for name in row.entries) if name != AVG
         )
-        rows = ", ".join(dict.fromkeys(row.label for row in others))
+        rows = "; ".join(dict.fromkeys(row.label for row in others))
         yield (
             f"The paper's {study.version} has another table {swept.sweep.table}, on {names}: {rows} cannot be set beside these "
             "cells, and stand apart."
@@ -269,7 +281,7 @@ def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str
         yield _LAB_NOTE
     if any(arm.runs for arm in swept.arms):
         yield SEEDS_NOTE
-    if any((arm.cell.published or {}).get("method") == "base" and study.published(swept, arm.cell) for arm in swept.arms):
+    if any(is_base_row(swept, arm) and study.published(swept, arm.cell) for arm in swept.arms):
         yield f"* base rows: {BASE_NOTE}. They look like figures of the models' own reports, not like runs under one protocol."
     measured = [arm for arm in swept.arms if arm.runs]
     for arm in swept.arms:

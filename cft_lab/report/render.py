@@ -6,15 +6,14 @@ A table is shown as parts, each a plain grid: accuracies; beside the paper; diff
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cft_lab.published import PRINTED_BENCHMARKS, SOURCE
 from cft_lab.report.claims import Verdict
+from cft_lab.report.csv_tables import tables_csv, written
 from cft_lab.report.tables import (
     AVG,
     CONFLICT,
@@ -77,17 +76,31 @@ class Section:
 
 
 def render(report: Report, format: str, verdicts: Sequence[Verdict] = (), *, rates: bool = False) -> str:
-    """A whole report in one of FORMATS. html is a fragment without a page around it; csv has an empty line before the claims."""
+    """A whole report in one of FORMATS. html is a fragment without a page around it.
+
+    csv has tables, data sets and claims with an empty line between them, and no notes: these are what `notes_of` returns.
+    """
     if format == "csv":
-        return "\n".join(([table_csv(report)] if report.tables else []) + ([claims_csv(verdicts)] if verdicts else []))
+        return "\n".join([*tables_csv(report), *([claims_csv(verdicts)] if verdicts else [])])
     shown = [section(table, rates=rates) for table in report.tables]
     if verdicts:
         shown.insert(0, claims_section(verdicts))
+    text: str = _template(format).render(sections=shown, notes=_whole(report), report=report)
+    return text
+
+
+def notes_of(report: Report, verdicts: Sequence[Verdict] = ()) -> list[tuple[str, str]]:
+    """What is said besides numbers: (table, note) for each, the table empty for what is about the whole report."""
+    sections = [section(table) for table in report.tables] + ([claims_section(verdicts)] if verdicts else [])
+    return [("", note) for note in _whole(report)] + [(one.name, note) for one in sections for note in one.notes]
+
+
+def _whole(report: Report) -> list[str]:
+    """The notes on the whole report, records that cannot be used among them."""
     notes = [*report.notes, *(f"cannot be used: {problem}" for problem in report.problems[:_PROBLEMS])]
     if len(report.problems) > _PROBLEMS:
         notes.append(f"and {len(report.problems) - _PROBLEMS} more such records: `problems` of cft_lab.results.open_store has all")
-    text: str = _template(format).render(sections=shown, notes=notes, report=report)
-    return text
+    return notes
 
 
 def section(table: ReportTable | DataSetTable, *, rates: bool = False) -> Section:
@@ -265,44 +278,15 @@ def _verdict(verdict: Verdict) -> tuple[Cell, ...]:
     )
 
 
-def table_csv(report: Report) -> str:
-    """Every number of the tables, one a line: entries, then differences; fractions as they are."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    value_names = ("mean", "low", "high", "n_items", "seeds", "errors", "paper_grader", "truncated", "unparsed", "seed_sd")
-    heads = ("table", "kind", "row", "column", "benchmark", "state", *value_names, "published", "difference", "reason", "cell")
-    writer.writerow(heads)
-    for table in report.tables:
-        if isinstance(table, DataSetTable):
-            continue
-        for row in (*table.rows, *table.others):
-            for entry in row.entries.values():
-                values = [getattr(entry.value, name) if entry.value else None for name in value_names]
-                places = (table.name, "value", entry.row, entry.column, entry.benchmark, entry.state)
-                writer.writerow((*places, *values, entry.published, entry.difference, entry.reason, entry.cell))
-        for delta in table.deltas:
-            state = MISSING if delta.estimate is None else MEASURED
-            values = [delta.estimate, delta.low, delta.high, delta.n_items, delta.seeds, *[None] * 5]
-            places = (table.name, "difference", delta.label, "", delta.benchmark, state)
-            rest = (delta.published, None, delta.reason, " - ".join((delta.first, " | ".join(delta.rivals))))
-            writer.writerow((*places, *values, *rest))
-    return file.getvalue()
-
-
 def claims_csv(verdicts: Sequence[Verdict]) -> str:
     """Every verdict, one a line; fractions as they are."""
     names = (
         *("estimate", "low", "high", "confidence", "covers", "n_items", "seeds", "published", "p_holm"),
-        *("seeds_needed", "items_needed", "settled_by", "reason"),
+        *("seeds_needed", "items_needed", "settled_by", "reason", "command"),
     )
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("claim", "scale", "kind", "benchmark", "verdict", *names))
-    for verdict in verdicts:
-        claim = verdict.claim
-        values = [getattr(verdict, name) for name in names]
-        writer.writerow((claim.id, claim.scale, claim.kind, claim.benchmark, verdict.word, *values))
-    return file.getvalue()
+    places = ((one.claim.id, one.claim.scale, one.claim.kind, one.claim.benchmark, one.word) for one in verdicts)
+    lines = ((*place, *(getattr(one, name) for name in names)) for place, one in zip(places, verdicts, strict=True))
+    return written(("claim", "scale", "kind", "benchmark", "verdict", *names), lines)
 
 
 def benchmark_name(benchmark: str) -> str:

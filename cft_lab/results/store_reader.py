@@ -82,6 +82,7 @@ class StoreReader:
             manifest = self.manifest("result", folder.name)
             if manifest is None and not (folder / MANIFEST).exists():
                 self.note(folder / MANIFEST, f"{MANIFEST} is not there")
+                continue
             result = self.attempt(folder / RESULT, lambda folder=folder: _result(folder / RESULT))  # type: ignore[misc]
             if manifest is not None and result is not None:
                 found.append(CellRecord(folder.name, result, manifest))
