@@ -138,7 +138,8 @@ class Results:
 
         Columns: stage, label, created, seconds (wall; of its last start, if it was resumed), device, gpus, gpu_hours (0 on a CPU,
         NaN if the stage does not record its device), usd (NaN if no API, or its price is unknown), tokens (generated),
-        prompt_tokens, supervised_tokens, results (how many results stand on it).
+        prompt_tokens, trained_tokens (of a pretraining), supervised_tokens (of a training: its targets), results (how many results
+        stand on it).
         """
         import pandas as pd
 
@@ -148,7 +149,9 @@ class Results:
             manifest = self.reader.manifest(folder.parent.name, folder.name)
             row = manifest and self.reader.attempt(folder, partial(rows.cost_row, folder.name, manifest, standing[folder.name]))
             found += [row] if row else []
-        numbers = dict.fromkeys(("gpus", "gpu_hours", "usd", "tokens", "prompt_tokens", "supervised_tokens"), float)
+        numbers = dict.fromkeys(
+            ("gpus", "gpu_hours", "usd", "tokens", "prompt_tokens", "trained_tokens", "supervised_tokens"), float
+        )
         return pd.DataFrame(found, columns=rows.COST_COLUMNS).astype(numbers).set_index("key")
 
     def texts(self, result: str, benchmark: str, items: Sequence[str] | None = None) -> pd.DataFrame:

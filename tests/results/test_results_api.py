@@ -50,6 +50,9 @@ def test_a_real_cell_in_every_frame(
     costs = found.costs()
     assert costs.loc[result.keys["candidates"], "supervised_tokens"] == result.supervised_tokens
     assert costs.loc[result.keys["candidates"], "gpu_hours"] == 0
+    pretrained = read_json(shared_store / "base_model" / result.keys["base_model"] / "manifest.json")["counts"]["tokens"]
+    assert costs.loc[result.keys["base_model"], "trained_tokens"] == pretrained
+    assert set(costs.loc[costs["tokens"] > 0, "stage"]) == {"critiques", "generations"}  # tokens are generated ones
     quality = found.critiques().loc[result.keys["critiques"]]
     assert quality["right"] + quality["wrong"] + quality["unparsed"] == quality["critiques"]
     critiques = found.critique_texts(result.keys["critiques"])
