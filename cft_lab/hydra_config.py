@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from cft_lab.config import PROJECT_ROOT, Config, ConfigError
@@ -83,8 +86,31 @@ def explain(error: Exception) -> str | None:
     return explain_unknown_field(error) or f"{error}{cause}".replace("\n", "\n    ")
 
 
+class _ReadOnce(ConfigRepository):
+    """The files of a repository, each read and parsed once: Hydra does so for every composition, a quarter of its time."""
+
+    def __init__(self, sources: list[ConfigSource]) -> None:
+        self.sources = sources
+        self._read: dict[str, ConfigResult | None] = {}
+
+    def __deepcopy__(self, memo: object) -> _ReadOnce:
+        """Hydra composes from a copy of its repository, which it may give other sources."""
+        copied = _ReadOnce(self.sources)
+        copied._read = self._read
+        return copied
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        super().initialize_sources(config_search_path)
+        self._read = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self._read:
+            self._read[config_path] = super().load_config(config_path)
+        return copy.deepcopy(self._read[config_path])  # composing changes it
+
+
 class Composer:
-    """Composes cells while Hydra is initialised. Cells that choose the same groups share that part of the work, most of 80 ms."""
+    """Composes cells while Hydra is initialised. Cells share what they have in common: files, and choices of groups."""
 
     def __init__(self, hydra_overrides: Sequence[str] = ()) -> None:
         """`hydra_overrides` were given for Hydra itself, such as hydra.searchpath."""
@@ -99,7 +125,9 @@ class Composer:
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.core.override_parser.types import Override, OverrideType
 
-        loader = GlobalHydra.instance().config_loader()
+        loader: Any = GlobalHydra.instance().config_loader()
+        if not isinstance(loader.repository, _ReadOnce):
+            loader.repository = _ReadOnce(loader.repository.sources)
         chosen: list[Override] = []
         values: list[Override] = []
         for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):

@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from cft_lab.commands.listing import printable
+from cft_lab.report.commands import Commands
 from cft_lab.report.render import percent
 from cft_lab.results import open_store
 from cft_lab.tables import print_grid
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     if options.csv:
         print(cells.join(wide).to_csv(lineterminator="\n"), end="")
     elif cells.empty:
-        print(f"{options.store} has no finished cell: make one with `python run.py`")
+        print(f"{options.store} has no finished cell: make one with `{Commands(options.store).default()}`")
     else:
         table = cells[list(_KEPT)].join(wide).sort_values(["label", "seed"], kind="stable")
         head = ["cell", "seed", *wide.columns, "AVG", "created", "result"]

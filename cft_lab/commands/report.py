@@ -16,7 +16,8 @@ from cft_lab.hydra_config import explain
 from cft_lab.published import VERSIONS
 from cft_lab.report.build import ALL, GROUPS, build_study, expand_names
 from cft_lab.report.claims import Verdict, judge, read_claims
-from cft_lab.report.render import FORMATS, render
+from cft_lab.report.csv_tables import notes_csv
+from cft_lab.report.render import FORMATS, notes_of, render
 from cft_lab.report.study import LAB, PAPER, Study
 from cft_lab.report.tables import Report
 from cft_lab.results import open_store
@@ -69,6 +70,8 @@ def run(options: argparse.Namespace) -> int:
     for format in formats:
         if options.out is None:
             print(render(report, format, verdicts, rates=options.rates), end="")
+            for table, note in notes_of(report, verdicts) if format == "csv" else ():
+                print(": ".join(filter(None, (table, note))), file=sys.stderr)
         elif format == "html":
             from cft_lab.report.page import write_page  # plots are drawn for pages only
 
@@ -79,11 +82,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _write(folder: Path, report: Report, verdicts: Sequence[Verdict], format: str, rates: bool) -> None:
-    """A file for each table and one for the claims, each with what is to be said about the store."""
+    """A file for each table and one for the claims, each with what is to be said about the store; for csv that is a file too."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {table.name: render(dataclasses.replace(report, tables=(table,)), format, rates=rates) for table in report.tables}
     if verdicts:
         texts[CLAIMS] = render(dataclasses.replace(report, tables=()), format, verdicts)
+    if format == "csv":
+        texts["notes"] = notes_csv(notes_of(report, verdicts))
     for name, text in texts.items():
         file = folder / f"{name.replace('/', '-')}.{format}"
         file.write_text(text, encoding="utf-8")

@@ -18,6 +18,7 @@ from typing import Any
 from cft_lab import pipeline
 from cft_lab.config import NOT_IN_KEYS, Config, DataError
 from cft_lab.records import Score
+from cft_lab.report.commands import Commands
 from cft_lab.report.tables import ArmTrace, RunTrace
 from cft_lab.results import CellRecord, Results
 from cft_lab.store import DONE, Stage
@@ -66,6 +67,7 @@ class Arm:
     id: str
     cell: AskedCell
     config: Config | None
+    commands: Commands
     runs: tuple[Run, ...] = ()
     seeds: tuple[int, ...] = ()  # all that were run, also those that came out as the same run
     state: str = "missing"
@@ -84,8 +86,8 @@ class Arm:
 
     @property
     def command(self) -> str:
-        """What makes the cell."""
-        return " ".join(["python run.py", *(_quoted(override) for override in self.cell.overrides)])
+        """What makes the arm's runs, or the cell if there are none."""
+        return self.commands.cell(self.cell, self.config, tuple(run.seed for run in self.runs))
 
     def on(self, benchmark: str) -> tuple[Run, ...]:
         """The runs that were measured on a benchmark."""
@@ -114,17 +116,12 @@ def _run_trace(run: Run, record: CellRecord) -> RunTrace:
     )
 
 
-def _quoted(override: str) -> str:
-    import shlex
-
-    return shlex.quote(override)
-
-
 @dataclass
 class Matcher:
     """Finds the runs of cells in a store. `failures` is why stages failed in sweeps of the store, by key."""
 
     results: Results
+    commands: Commands
     failures: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -161,7 +158,7 @@ class Matcher:
         used = {record.key for run in runs for record in _records(run)}
         notes += refused.lines(used) if runs else []
         distinct = tuple({run.scores_keys: run for run in reversed(runs)}.values())[::-1]
-        arm = Arm(arm_id, cell, config, distinct, seeds, "measured", None, tuple(notes))
+        arm = Arm(arm_id, cell, config, self.commands, distinct, seeds, "measured", None, tuple(notes))
         if runs:
             return arm
         if refused.lines():
@@ -279,7 +276,8 @@ class Matcher:
             if {stage.key for stage in _scored(plan).values()} <= {key for run in arm.runs for key in run.scores_keys}:
                 continue
             why = self._failure(plan)
-            yield f"{arm.label} has no seed {seed} ({f'failed: {why}' if why else 'not run'}): {arm.command} seed={seed}"
+            command = self.commands.cell(arm.cell, arm.config, (seed,))
+            yield f"{arm.label} has no seed {seed} ({f'failed: {why}' if why else 'not run'}): {command}"
 
 
 class _Refused:

@@ -11,16 +11,18 @@ from pathlib import Path
 from cft_lab.data.table1 import table1
 from cft_lab.hydra_config import SWEEPS
 from cft_lab.provenance import provenance
-from cft_lab.published import SOURCE
-from cft_lab.report.arms import Arm
+from cft_lab.published import PRINTED_BENCHMARKS, SOURCE
+from cft_lab.report.arms import Arm, Run
 from cft_lab.report.claims import Verdict, judge, read_claims
 from cft_lab.report.deltas import deltas
-from cft_lab.report.study import LAB, PAPER, Printed, Study, SweepArms
+from cft_lab.report.render import benchmark_name
+from cft_lab.report.study import LAB, PAPER, Printed, Study, SweepArms, beside
 from cft_lab.report.tables import (
     AVG,
     CONFLICT,
     MEASURED,
     PUBLISHED,
+    SEEDS_NOTE,
     DataSetRow,
     DataSetTable,
     Entry,
@@ -103,7 +105,7 @@ def _table(study: Study, swept: SweepArms) -> ReportTable:
     sweep = swept.sweep
     clashes = _version_clashes(swept)
     rows = [_row(study, swept, arm, clashes) for arm in swept.arms]
-    rows += _rows_without_cells(study, swept)
+    more, others = _rows_without_cells(study, swept)
     return ReportTable(
         name=sweep.name,
         title=_title(swept),
@@ -111,9 +113,11 @@ def _table(study: Study, swept: SweepArms) -> ReportTable:
         scale=swept.scale,
         version=study.version if swept.scale == PAPER else "",
         benchmarks=(*swept.benchmarks, AVG),
-        rows=tuple(rows),
+        rows=(*rows, *more),
+        others=tuple(others),
         deltas=tuple(deltas(study, swept)),
-        notes=tuple(dict.fromkeys(_notes(study, swept, clashes))),
+        notes=tuple(dict.fromkeys([*_told_others(study, swept, others), *_notes(study, swept, clashes)])),
+        command=study.commands.sweep(sweep.name, swept.scale),
     )
 
 
@@ -124,11 +128,23 @@ def _title(swept: SweepArms) -> str:
 
 def _row(study: Study, swept: SweepArms, arm: Arm, clashes: Mapping[tuple[str, str], str]) -> Row:
     published = study.published(swept, arm.cell)
-    note = BASE_NOTE if published and (arm.cell.published or {}).get("method") == "base" else None
+    note = BASE_NOTE if published and is_base_row(swept, arm) else None
     entries = {name: _entry(study, swept, arm, name, published.get(name), clashes, note) for name in (*swept.benchmarks, AVG)}
     tokens = next((found.record.result.supervised_tokens for run in arm.runs for found in run.measured.values()), None)
     row = arm.cell.row or arm.label
     return Row(row, arm.cell.column, arm.id, tokens, arm.seeds, entries, note)
+
+
+def is_base_row(swept: SweepArms, arm: Arm) -> bool:
+    """Whether an arm is a model that other cells of the sweep train, as it was before; other released models are no base rows."""
+
+    def choices(one: Arm) -> dict[str, str]:
+        return {name: value for name, _, value in (item.partition("=") for item in one.cell.overrides)}
+
+    own = choices(arm)
+    if own.get("method") != "base":
+        return False
+    return any(other.get("model") == own.get("model") and other.get("method") != "base" for other in map(choices, swept.arms))
 
 
 def _entry(
@@ -147,7 +163,7 @@ def _entry(
         value = study.measures.average(arm, names) if benchmark == AVG else study.measures.value(arm, benchmark)
     state, reason = (CONFLICT, clash) if clash else (MEASURED, None) if value else (arm.state, arm.reason)
     if value is None and state == MEASURED:  # other benchmarks are, this one is not
-        state, reason = "missing", _unmeasured(arm, names)
+        state, reason = "missing", _unmeasured(study, arm, names)
     return Entry(
         row=arm.cell.row or arm.label,
         column=arm.cell.column,
@@ -163,11 +179,34 @@ def _entry(
     )
 
 
-def _unmeasured(arm: Arm, names: Sequence[str]) -> str:
+def _unmeasured(study: Study, arm: Arm, names: Sequence[str]) -> str:
     there = [name for name in names if arm.on(name)]
-    if len(there) == len(names):
-        return f"the grades of {', '.join(names)} cannot be read, or all items have errors"
-    return f"no run of it has {', '.join(name for name in names if name not in there)}"
+    if len(there) < len(names):
+        return f"no run of it has {', '.join(name for name in names if name not in there)}"
+    if folders := [folder for name in names for run in arm.on(name) for folder in _unreadable(study, run, name)]:
+        return f"the grades of {', '.join(names)} cannot be read: first delete {' and '.join(dict.fromkeys(folders))}"
+    return "all items have errors"
+
+
+def _unreadable(study: Study, run: Run, benchmark: str) -> list[str]:
+    """The folders of a run without readable grades on a benchmark, which would be reused if they stayed; none if it has them."""
+    found = run.measured[benchmark]
+    if study.results.reader.item_scores(found.score, found.key) is not None:
+        return []
+    return [name for name in (f"scores/{found.key}", f"result/{found.record.key}") if (study.results.root / name).exists()]
+
+
+def _lost_places(study: Study, arm: Arm, benchmarks: Sequence[str]) -> Iterator[str]:
+    """One line for each benchmark that some runs of an arm have and others lack: whose mean is over fewer seeds."""
+    for name in benchmarks:
+        lost = {run.seed: _unreadable(study, run, name) if name in run.measured else [] for run in arm.runs}
+        lost = {run.seed: lost[run.seed] for run in arm.runs if name not in run.measured or lost[run.seed]}
+        if 0 < len(lost) < len(arm.runs):
+            folders = list(dict.fromkeys(folder for told in lost.values() for folder in told))
+            first = f"delete {' and '.join(folders)}, then " if folders else ""
+            command = study.commands.cell(arm.cell, arm.config, tuple(lost))
+            seeds = f"seed{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
+            yield f"{arm.label} lacks {name} under {seeds}, so that it and AVG are over fewer seeds: {first}{command}"
 
 
 def _version_clashes(swept: SweepArms) -> dict[tuple[str, str], str]:
@@ -197,34 +236,52 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _rows_without_cells(study: Study, swept: SweepArms) -> list[Row]:
-    """Printed rows that no cell answers to: models that cannot be had, or another version's."""
+def _rows_without_cells(study: Study, swept: SweepArms) -> tuple[list[Row], list[Row]]:
+    """Printed rows that no cell answers to: models that cannot be had, or another version's; those of other benchmarks apart."""
     table = swept.sweep.table
     if table is None or swept.sweep.name != f"table{table}":  # a figure shows some rows of its table
-        return []
+        return [], []
     answered = {
         tuple((arm.cell.published or {}).get(name, "") for name in ("model", "method", "data", "condition")) for arm in swept.arms
     }
-    return [_printed_row(study, swept, place) for place in study.printed(table) if place not in answered]
+    own, others = [], []
+    for place, values in study.printed(table).items():
+        if place not in answered:
+            names = [name for name, printed in PRINTED_BENCHMARKS.items() if printed in values and name != AVG]
+            if set(names) <= set(swept.benchmarks):
+                own.append(_printed_row(place, values, swept.benchmarks))
+            else:
+                others.append(_printed_row(place, values, names))
+    return own, others
 
 
-def _printed_row(study: Study, swept: SweepArms, place: Printed) -> Row:
-    from cft_lab.published import PRINTED_BENCHMARKS
-
-    values = study.printed(swept.sweep.table or 0)[place]
+def _printed_row(place: Printed, values: Mapping[str, float], benchmarks: Sequence[str]) -> Row:
     note = "published only: no cell of this project answers to it"
     label = place[0] if place[1] in ("as released", "") else f"{place[0]}, {place[1]}"
-    entries = {
-        name: Entry(label, place[3], name, PUBLISHED, published=values.get(PRINTED_BENCHMARKS.get(name, name)), note=note)
-        for name in (*swept.benchmarks, AVG)
-    }
+    row = beside(values, benchmarks)
+    entries = {name: Entry(label, place[3], name, PUBLISHED, published=row.get(name), note=note) for name in (*benchmarks, AVG)}
     return Row(label, place[3], None, None, (), entries, note)
+
+
+def _told_others(study: Study, swept: SweepArms, others: Sequence[Row]) -> Iterator[str]:
+    """That printed rows of this table's number are about other benchmarks, if any are."""
+    if others:
+        names = ", ".join(
+            benchmark_name(name) for name in dict.fromkeys(name for row in others for name in row.entries) if name != AVG
+        )
+        rows = "; ".join(dict.fromkeys(row.label for row in others))
+        yield (
+            f"The paper's {study.version} has another table {swept.sweep.table}, on {names}: {rows} cannot be set beside these "
+            "cells, and stand apart."
+        )
 
 
 def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str]) -> Iterator[str]:
     if swept.scale == LAB:
         yield _LAB_NOTE
-    if any((arm.cell.published or {}).get("method") == "base" and study.published(swept, arm.cell) for arm in swept.arms):
+    if any(arm.runs for arm in swept.arms):
+        yield SEEDS_NOTE
+    if any(is_base_row(swept, arm) and study.published(swept, arm.cell) for arm in swept.arms):
         yield f"* base rows: {BASE_NOTE}. They look like figures of the models' own reports, not like runs under one protocol."
     measured = [arm for arm in swept.arms if arm.runs]
     for arm in swept.arms:
@@ -236,6 +293,7 @@ def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str
     seeds = sorted({seed for arm in measured for seed in arm.seeds})
     for arm in measured:
         yield from study.matcher.failed_seeds(arm, seeds)
+        yield from _lost_places(study, arm, swept.benchmarks)
     trained = [arm for arm in measured if arm.trained]
     if trained and all(len(arm.runs) == 1 for arm in trained):
         yield _ONE_RUN

@@ -156,7 +156,7 @@ def _judge(study: Study, swept: SweepArms, claim: Claim, confidence: float) -> V
         claim,
         NOT_RUN,
         published=published_difference(study, swept, first, rivals, claim.benchmark),
-        command=f"python run.py -m sweeps={claim.sweep}" + (" seed=0,1,2" if claim.scale == "lab" else ""),
+        command=study.commands.sweep(claim.sweep, claim.scale),
         first=tuple(arm.id for arm in first),
         rivals=tuple(tuple(arm.id for arm in group) for group in rivals),
     )

@@ -257,8 +257,7 @@ def cost_parts(report: Report, results: Results) -> list[CostPart]:
     """What the stages have cost that the report stands on, by stage in the order of the pipeline, and in total."""
     wanted = dict.fromkeys(key for trace in report.arms.values() for run in trace.runs for key in (*run.keys.values(), run.result))
     frame = results.costs()
-    frame = frame[frame.index.isin(list(wanted))].copy()
-    frame.loc[frame["stage"].isin(_TRAININGS), "tokens"] = math.nan  # trained on, not generated
+    frame = frame[frame.index.isin(list(wanted))]
     stages = [stage for stage in frame["stage"].unique() if stage != "result"]
     stages.sort(key=lambda stage: _ORDER.index(stage) if stage in _ORDER else len(_ORDER))
     parts = []
@@ -273,9 +272,6 @@ _ORDER = (
     *("problems", "responses", "answers", "critiques", "examples", "base_model", "candidates", "selected"),
     *("generations", "scores"),
 )
-
-
-_TRAININGS = ("base_model", "candidates")
 
 
 def _sum(values: Iterable[float | None]) -> Amount:

@@ -6,15 +6,14 @@ A table is shown as parts, each a plain grid: accuracies; beside the paper; diff
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cft_lab.published import PRINTED_BENCHMARKS, SOURCE
 from cft_lab.report.claims import Verdict
+from cft_lab.report.csv_tables import tables_csv, written
 from cft_lab.report.tables import (
     AVG,
     CONFLICT,
@@ -23,6 +22,7 @@ from cft_lab.report.tables import (
     MEASURED,
     MISSING,
     PUBLISHED,
+    SEEDS_NOTE,
     DataSetTable,
     Delta,
     Entry,
@@ -76,17 +76,31 @@ class Section:
 
 
 def render(report: Report, format: str, verdicts: Sequence[Verdict] = (), *, rates: bool = False) -> str:
-    """A whole report in one of FORMATS. html is a fragment without a page around it; csv has an empty line before the claims."""
+    """A whole report in one of FORMATS. html is a fragment without a page around it.
+
+    csv has tables, data sets and claims with an empty line between them, and no notes: these are what `notes_of` returns.
+    """
     if format == "csv":
-        return "\n".join(([table_csv(report)] if report.tables else []) + ([claims_csv(verdicts)] if verdicts else []))
+        return "\n".join([*tables_csv(report), *([claims_csv(verdicts)] if verdicts else [])])
     shown = [section(table, rates=rates) for table in report.tables]
     if verdicts:
         shown.insert(0, claims_section(verdicts))
+    text: str = _template(format).render(sections=shown, notes=_whole(report), report=report)
+    return text
+
+
+def notes_of(report: Report, verdicts: Sequence[Verdict] = ()) -> list[tuple[str, str]]:
+    """What is said besides numbers: (table, note) for each, the table empty for what is about the whole report."""
+    sections = [section(table) for table in report.tables] + ([claims_section(verdicts)] if verdicts else [])
+    return [("", note) for note in _whole(report)] + [(one.name, note) for one in sections for note in one.notes]
+
+
+def _whole(report: Report) -> list[str]:
+    """The notes on the whole report, records that cannot be used among them."""
     notes = [*report.notes, *(f"cannot be used: {problem}" for problem in report.problems[:_PROBLEMS])]
     if len(report.problems) > _PROBLEMS:
         notes.append(f"and {len(report.problems) - _PROBLEMS} more such records: `problems` of cft_lab.results.open_store has all")
-    text: str = _template(format).render(sections=shown, notes=notes, report=report)
-    return text
+    return notes
 
 
 def section(table: ReportTable | DataSetTable, *, rates: bool = False) -> Section:
@@ -112,6 +126,7 @@ def parts_of(table: ReportTable, *, rates: bool = False) -> Iterator[Part]:
     if table.scale == "paper":
         title = f"Published ({SOURCE} {table.version}), and measured minus published in points"
         yield grid(title, names, lambda row: [_beside(row.entries[benchmark]) for benchmark in table.benchmarks])
+    yield from _others(table)
     yield from _delta_parts(table)
     values = [entry.value for row in table.rows for entry in row.entries.values() if entry.value]
     if any(value.paper_grader is not None and abs(value.paper_grader - value.mean) > 5e-4 for value in values) or rates:
@@ -137,7 +152,7 @@ def _measured(row: Row, benchmarks: Sequence[str]) -> list[Cell]:
     return [
         Cell(str(runs) if runs else _NONE, why=", ".join(map(str, row.seeds))),
         Cell(f"{row.supervised_tokens:,}" if row.supervised_tokens is not None else _NONE),
-        *(_one(row.entries[benchmark], with_interval) for benchmark in benchmarks),
+        *(_one(row.entries[benchmark], lambda value: with_interval(value, runs)) for benchmark in benchmarks),
         Cell(percent(spread.seed_sd if spread else None)),
     ]
 
@@ -159,6 +174,17 @@ def _beside(entry: Entry) -> Cell:
 def _mark(entry: Entry) -> str:
     """A star for what a note of the table explains."""
     return " *" if entry.note and entry.state != PUBLISHED else ""
+
+
+def _others(table: ReportTable) -> Iterator[Part]:
+    """The printed rows on other benchmarks than the table's; none if there are none."""
+    names = [*dict.fromkeys(name for row in table.others for name in row.entries if name != AVG), AVG]
+    rows = [
+        (Cell(row.label), Cell(row.column), *(_beside(row.entries[name]) if name in row.entries else Cell(_NONE) for name in names))
+        for row in table.others
+    ]
+    title = f"Published ({SOURCE} {table.version}) on other benchmarks, which no cell answers to"
+    yield Part(title, ("row", "column", *map(benchmark_name, names)), tuple(rows), 2)
 
 
 def _delta_parts(table: ReportTable) -> Iterator[Part]:
@@ -185,7 +211,7 @@ def _to_make(table: ReportTable) -> Iterator[tuple[str, str]]:
     lacking = [next((e for e in row.entries.values() if e.command), None) for row in table.rows if row.arm]
     told = [entry for entry in lacking if entry is not None]
     if told and all(entry.state in (MISSING, PUBLISHED) for row in table.rows for entry in row.entries.values()):
-        yield "nothing of this table was run", f"python run.py -m sweeps={table.name}"
+        yield "nothing of this table was run", table.command
         return
     for entry in told:
         place = ", ".join(filter(None, (entry.row, entry.column)))
@@ -232,6 +258,7 @@ def claims_section(verdicts: Sequence[Verdict]) -> Section:
     parts = [part for part in parts if part.rows]
     families = {verdict.claim.scale: verdict.confidence for verdict in verdicts if verdict.confidence is not None}
     notes = [f"Intervals of the {name} claims hold together at 95 %: each is at {100 * at:.2f} %." for name, at in families.items()]
+    notes += [SEEDS_NOTE] if any(verdict.estimate is not None for verdict in verdicts) else []
     lacking = {verdict.claim.sweep: verdict.command for verdict in verdicts if verdict.command is not None}
     to_make = tuple((f"{sweep} is not run whole", command) for sweep, command in lacking.items())
     return Section("claims", "Claims", "Which claims stand in this store", tuple(parts), tuple(notes), to_make)
@@ -251,44 +278,15 @@ def _verdict(verdict: Verdict) -> tuple[Cell, ...]:
     )
 
 
-def table_csv(report: Report) -> str:
-    """Every number of the tables, one a line: entries, then differences; fractions as they are."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    value_names = ("mean", "low", "high", "n_items", "seeds", "errors", "paper_grader", "truncated", "unparsed", "seed_sd")
-    heads = ("table", "kind", "row", "column", "benchmark", "state", *value_names, "published", "difference", "reason", "cell")
-    writer.writerow(heads)
-    for table in report.tables:
-        if isinstance(table, DataSetTable):
-            continue
-        for row in table.rows:
-            for entry in row.entries.values():
-                values = [getattr(entry.value, name) if entry.value else None for name in value_names]
-                places = (table.name, "value", entry.row, entry.column, entry.benchmark, entry.state)
-                writer.writerow((*places, *values, entry.published, entry.difference, entry.reason, entry.cell))
-        for delta in table.deltas:
-            state = MISSING if delta.estimate is None else MEASURED
-            values = [delta.estimate, delta.low, delta.high, delta.n_items, delta.seeds, *[None] * 5]
-            places = (table.name, "difference", delta.label, "", delta.benchmark, state)
-            rest = (delta.published, None, delta.reason, " - ".join((delta.first, " | ".join(delta.rivals))))
-            writer.writerow((*places, *values, *rest))
-    return file.getvalue()
-
-
 def claims_csv(verdicts: Sequence[Verdict]) -> str:
     """Every verdict, one a line; fractions as they are."""
     names = (
         *("estimate", "low", "high", "confidence", "covers", "n_items", "seeds", "published", "p_holm"),
-        *("seeds_needed", "items_needed", "settled_by", "reason"),
+        *("seeds_needed", "items_needed", "settled_by", "reason", "command"),
     )
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("claim", "scale", "kind", "benchmark", "verdict", *names))
-    for verdict in verdicts:
-        claim = verdict.claim
-        values = [getattr(verdict, name) for name in names]
-        writer.writerow((claim.id, claim.scale, claim.kind, claim.benchmark, verdict.word, *values))
-    return file.getvalue()
+    places = ((one.claim.id, one.claim.scale, one.claim.kind, one.claim.benchmark, one.word) for one in verdicts)
+    lines = ((*place, *(getattr(one, name) for name in names)) for place, one in zip(places, verdicts, strict=True))
+    return written(("claim", "scale", "kind", "benchmark", "verdict", *names), lines)
 
 
 def benchmark_name(benchmark: str) -> str:
@@ -306,10 +304,12 @@ def points(value: float | None) -> str:
     return _NONE if value is None else f"{100 * value:+.1f}"
 
 
-def with_interval(value: Value) -> str:
-    """An accuracy in percent with its interval."""
-    errors = f" ({value.errors} errors)" if value.errors else ""
-    return f"{percent(value.mean)} [{percent(value.low)}, {percent(value.high)}]{errors}"
+def with_interval(value: Value, seeds: int) -> str:
+    """An accuracy in percent with its interval, and its seeds if they are fewer than the row's `seeds`."""
+    fewer = [f"{value.seeds} seed{'s' if value.seeds > 1 else ''}"] if value.seeds < seeds else []
+    told = [f"{value.errors} errors"] if value.errors else []
+    more = f" ({', '.join([*fewer, *told])})" if fewer or told else ""
+    return f"{percent(value.mean)} [{percent(value.low)}, {percent(value.high)}]{more}"
 
 
 @functools.lru_cache(maxsize=len(FORMATS))

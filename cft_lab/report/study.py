@@ -12,6 +12,7 @@ from cft_lab.hydra_config import SWEEPS, Composer, initialized
 from cft_lab.json_files import read_json
 from cft_lab.published import PRINTED_BENCHMARKS, PublishedValue, published_values
 from cft_lab.report.arms import Arm, Matcher
+from cft_lab.report.commands import Commands
 from cft_lab.report.measure import Measures
 from cft_lab.report.tables import AVG
 from cft_lab.results import Results
@@ -55,9 +56,14 @@ class Study:
         return Measures(self.results)
 
     @cached_property
+    def commands(self) -> Commands:
+        """What makes cells of this study."""
+        return Commands(self.results.root, tuple(self.overrides))
+
+    @cached_property
     def matcher(self) -> Matcher:
         """Finds the runs of cells."""
-        return Matcher(self.results, self._failures())
+        return Matcher(self.results, self.commands, self._failures())
 
     def sweeps(self, names: Sequence[str]) -> list[SweepArms]:
         """The sweeps of these names. Raises ConfigError on one that is unknown, or whose cells cannot be composed."""
@@ -74,7 +80,7 @@ class Study:
         if len(cells) > len(sweep.cells):
             raise ConfigError(f"an override of a report has one value, not several: {' '.join(self.overrides)}")
         if sweep.table and not self.overrides and not self._has_paper_scale:  # nothing to match: saves composing them
-            arms = [Arm(f"{sweep.name}/{cell.label}", cell, None) for cell in cells]
+            arms = [Arm(f"{sweep.name}/{cell.label}", cell, None, self.commands) for cell in cells]
             return SweepArms(sweep, PAPER, tuple(arms), tuple(_benchmarks(cells)))
         composed = compose_all(cells, composer)
         arms = [self.matcher.match(cell, config) for cell, config in composed]
@@ -109,8 +115,7 @@ class Study:
             return {}
         told = cell.published
         place = (told.get("model", ""), told.get("method", ""), told.get("data", ""), told.get("condition", ""))
-        row = self.printed(swept.sweep.table).get(place, {})
-        return {name: row[printed] for name, printed in PRINTED_BENCHMARKS.items() if printed in row}
+        return beside(self.printed(swept.sweep.table).get(place, {}), swept.benchmarks)
 
     def published_mean(self, swept: SweepArms, cell: AskedCell, benchmark: str) -> float | None:
         """The printed value on a benchmark; for an AVG that is not printed, the mean of the printed cells if all are there."""
@@ -119,6 +124,14 @@ class Study:
             return row.get(benchmark)
         known = [row[name] for name in swept.benchmarks if name in row]
         return round(sum(known) / len(known), 6) if known and len(known) == len(swept.benchmarks) else None
+
+
+def beside(printed: Mapping[str, float], benchmarks: Sequence[str]) -> dict[str, float]:
+    """A printed row by benchmark of the config; with its AVG only if that is over these benchmarks and no others."""
+    row = {name: printed[told] for name, told in PRINTED_BENCHMARKS.items() if told in printed}
+    if set(row) - {AVG} != set(benchmarks):
+        row.pop(AVG, None)
+    return row
 
 
 def _error_in(file: Path) -> str:

@@ -13,6 +13,11 @@ AVG = "AVG"
 MEASURED, MISSING, FAILED, CONFLICT, PUBLISHED = "measured", "missing", "failed", "conflict", "published"
 ITEMS, ITEMS_AND_SEEDS = "items", "items and seeds"
 
+SEEDS_NOTE = (
+    "Seeds vary the order of training examples and the sampling of evaluation, nothing else: "
+    "problems, responses, critiques, base models and teachers are the same under all of them."
+)
+
 
 @dataclass(frozen=True)
 class Value:
@@ -101,6 +106,7 @@ class ReportTable:
     """A table of the paper, or its lab twin. `scale` is paper or lab; a lab table has nothing published and is about the lab world.
 
     `benchmarks` are its columns in order, AVG last. `notes` say what a reader must know: versions left out, missing seeds, leaks.
+    `command` makes every cell of it. `others` are printed rows of the paper's table on other benchmarks; their entries name these.
     """
 
     name: str
@@ -112,6 +118,8 @@ class ReportTable:
     rows: tuple[Row, ...]
     deltas: tuple[Delta, ...] = ()
     notes: tuple[str, ...] = ()
+    command: str = ""
+    others: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from cft_lab.json_files import read_json, read_records
 from cft_lab.records import Critique, Generation, Grade, Response
 from cft_lab.records import Problem as Question
 from cft_lab.results import rows, self_critique
+from cft_lab.results.checks import RATES, check_rows
 from cft_lab.results.grades import CORRECT, ERROR
 from cft_lab.results.store_reader import CellRecord, Problem, StoreReader
 from cft_lab.stages import GENERATIONS, GRADES
@@ -137,7 +138,8 @@ class Results:
 
         Columns: stage, label, created, seconds (wall; of its last start, if it was resumed), device, gpus, gpu_hours (0 on a CPU,
         NaN if the stage does not record its device), usd (NaN if no API, or its price is unknown), tokens (generated),
-        prompt_tokens, supervised_tokens, results (how many results stand on it).
+        prompt_tokens, trained_tokens (of a pretraining), supervised_tokens (of a training: its targets), results (how many results
+        stand on it).
         """
         import pandas as pd
 
@@ -147,7 +149,9 @@ class Results:
             manifest = self.reader.manifest(folder.parent.name, folder.name)
             row = manifest and self.reader.attempt(folder, partial(rows.cost_row, folder.name, manifest, standing[folder.name]))
             found += [row] if row else []
-        numbers = dict.fromkeys(("gpus", "gpu_hours", "usd", "tokens", "prompt_tokens", "supervised_tokens"), float)
+        numbers = dict.fromkeys(
+            ("gpus", "gpu_hours", "usd", "tokens", "prompt_tokens", "trained_tokens", "supervised_tokens"), float
+        )
         return pd.DataFrame(found, columns=rows.COST_COLUMNS).astype(numbers).set_index("key")
 
     def texts(self, result: str, benchmark: str, items: Sequence[str] | None = None) -> pd.DataFrame:
@@ -170,14 +174,14 @@ class Results:
         if texts is None or grades is None:
             return empty
         questions = self._questions(benchmark)
-        by_draw = {(grade.problem_id, grade.sample): grade for grade in grades}
         wanted = None if items is None else set(items)
-        told = [
-            rows.text_row(row, by_draw.get((row.problem_id, row.sample)), questions.get(row.problem_id))
-            for row in texts
-            if wanted is None or row.problem_id in wanted
-        ]
-        return pd.DataFrame(told, columns=rows.TEXT_COLUMNS)
+
+        def told() -> list[dict[str, Any]]:
+            by_draw = {(grade.problem_id, grade.sample): grade for grade in grades}
+            kept = [row for row in texts if wanted is None or row.problem_id in wanted]
+            return [rows.text_row(row, by_draw.get((row.problem_id, row.sample)), questions.get(row.problem_id)) for row in kept]
+
+        return pd.DataFrame(self.reader.attempt(generated, told) or [], columns=rows.TEXT_COLUMNS)
 
     def self_critiques(self, result: str, benchmark: str) -> pd.DataFrame:
         """How a cell under two-stage inference judged its own solutions, one row for each that it judged.
@@ -228,7 +232,9 @@ class Results:
         """Validation scores of a cell's candidates: step, correct, n, accuracy, selected. Empty for a base model."""
         import pandas as pd
 
-        frame = pd.DataFrame(self._upstream_rows(result, "selected", CURVE), columns=["step", "correct", "n"])
+        frame = pd.DataFrame(
+            self._upstream_rows(result, "selected", CURVE, ("step", "correct", "n")), columns=["step", "correct", "n"]
+        )
         chosen = self.reader.manifest("selected", self._record(result).result.keys.get("selected", "-"))
         frame["accuracy"] = frame["correct"] / frame["n"]
         frame["selected"] = frame["step"] == (chosen["counts"].get("step") if chosen else None)
@@ -241,18 +247,25 @@ class Results:
         """
         import pandas as pd
 
-        steps = [row for row in self._upstream_rows(result, "candidates", METRICS) if "loss" in row]
+        steps = self._upstream_rows(result, "candidates", METRICS, ("step", "loss"))
         return pd.DataFrame(steps) if steps else pd.DataFrame([], columns=["step", "loss"])
 
-    def _upstream_rows(self, result: str, stage: str, file: str) -> list[dict[str, Any]]:
-        """The rows of a JSON or JSON lines file of a stage that a result stands on; none if it has no such stage."""
+    def _upstream_rows(self, result: str, stage: str, file: str, numbers: tuple[str, ...]) -> list[dict[str, Any]]:
+        """The rows of a JSON or JSON lines file of a stage that a result stands on; none if it has no such stage.
+
+        Rows of a JSON lines file that lack one of the `numbers` are about something else.
+        """
         key = self._record(result).result.keys.get(stage)
         if key is None:
             return []
         path = self.reader.folder(stage, key) / file
-        if file.endswith(".jsonl"):
-            return self.reader.attempt(path, partial(rows.json_lines, path)) or []
-        return self.reader.attempt(path, partial(read_json, path)) or []
+
+        def read() -> list[dict[str, Any]]:
+            if not file.endswith(".jsonl"):
+                return check_rows(read_json(path), numbers)
+            return check_rows([row for row in rows.json_lines(path) if all(name in row for name in numbers)], numbers)
+
+        return self.reader.attempt(path, read) or []
 
     def critiques(self) -> pd.DataFrame:
         """How good critiques are, one row for each critiques stage, index `key`.
@@ -267,7 +280,7 @@ class Results:
             manifest = self.reader.manifest("critiques", folder.name)
             row = manifest and self.reader.attempt(folder, partial(rows.critique_row, folder.name, manifest))
             found += [row] if row else []
-        numbers = dict.fromkeys([name for name in rows.CRITIQUE_COLUMNS if name.startswith(rows.RATES)], float)
+        numbers = dict.fromkeys([name for name in rows.CRITIQUE_COLUMNS if name.startswith(RATES)], float)
         return pd.DataFrame(found, columns=rows.CRITIQUE_COLUMNS).astype(numbers).set_index("key")
 
     def critique_texts(self, key: str) -> pd.DataFrame:

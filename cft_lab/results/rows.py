@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.records import Generation, Grade, Problem, Score
+from cft_lab.results.checks import RATES
 from cft_lab.results.store_reader import CellRecord
 
 #: column of `cells` -> field of the config
@@ -39,15 +40,15 @@ SCORE_COLUMNS = (
     *("result", "benchmark", "scores", "n", "samples", "accuracy", "low", "high"),
     *("paper_accuracy", "majority", "passed", "unparsed", "truncated", "errors"),
 )
+_TRAININGS = ("base_model", "candidates")  # their counts of tokens are of what they were trained on
 COST_COLUMNS = (
     *("key", "stage", "label", "created", "seconds", "device", "gpus", "gpu_hours", "usd"),
-    *("tokens", "prompt_tokens", "supervised_tokens", "results"),
+    *("tokens", "prompt_tokens", "trained_tokens", "supervised_tokens", "results"),
 )
 TEXT_COLUMNS = (
     *("item", "sample", "question", "gold", "text", "finish", "turns"),
     *("extracted", "outcome", "paper_outcome", "subject", "level"),
 )
-RATES = ("agreement", "false_right", "false_wrong")
 CRITIQUE_COLUMNS = (
     *("key", "teacher", "problems", "critiques", "right", "wrong", "unparsed"),
     *(f"{rate}{part}" for rate in RATES for part in ("", "_low", "_high", "_n")),
@@ -113,7 +114,7 @@ def score_row(record: CellRecord, score: Score) -> dict[str, Any]:
 def cost_row(key: str, manifest: Mapping[str, Any], results: int) -> dict[str, Any]:
     """A row of `costs`."""
     counts, seconds = manifest["counts"], float(manifest["seconds"])
-    device = counts.get("device")
+    device, trains = counts.get("device"), manifest["stage"] in _TRAININGS
     gpus = None if device is None else 0 if device == "cpu" else int(counts.get("processes", 1))
     return {
         "key": key,
@@ -123,7 +124,9 @@ def cost_row(key: str, manifest: Mapping[str, Any], results: int) -> dict[str, A
         "gpus": gpus,
         "gpu_hours": None if gpus is None else gpus * seconds / 3600,
         "usd": counts.get("cost_usd"),
-        **{name: counts.get(name) for name in ("tokens", "prompt_tokens", "supervised_tokens")},
+        "tokens": None if trains else counts.get("tokens"),
+        "trained_tokens": counts.get("tokens") if trains else None,
+        **{name: counts.get(name) for name in ("prompt_tokens", "supervised_tokens")},
         "results": results,
     }
 

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from cft_lab.json_files import read_json
 from cft_lab.records import Result, Score, from_row
+from cft_lab.results.checks import check_manifest, check_result
 from cft_lab.results.grades import ItemScores, item_scores
 from cft_lab.stages import RESULT
 from cft_lab.store import DONE, MANIFEST, PRUNED
 
-_STRANGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_STRANGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 _AGAIN = "delete the folder and run the cell again, or import it again"
 T = TypeVar("T")
 
@@ -77,10 +78,11 @@ class StoreReader:
     def records(self) -> tuple[CellRecord, ...]:
         """Every readable result, oldest first."""
         found = []
-        for folder in sorted(path.parent for path in self.root.glob(f"result/*/{MANIFEST}")):
-            if not ((folder / DONE).exists() or (folder / PRUNED).exists()):
-                continue
+        for folder in sorted({mark.parent for name in (DONE, PRUNED) for mark in self.root.glob(f"result/*/{name}")}):
             manifest = self.manifest("result", folder.name)
+            if manifest is None and not (folder / MANIFEST).exists():
+                self.note(folder / MANIFEST, f"{MANIFEST} is not there")
+                continue
             result = self.attempt(folder / RESULT, lambda folder=folder: _result(folder / RESULT))  # type: ignore[misc]
             if manifest is not None and result is not None:
                 found.append(CellRecord(folder.name, result, manifest))
@@ -117,23 +119,14 @@ class StoreReader:
 
 
 def _manifest(path: Path) -> Mapping[str, Any]:
-    told = read_json(path)
-    if not isinstance(told, dict) or not isinstance(told.get("counts"), dict) or not isinstance(told.get("upstream"), dict):
-        raise ValueError("it is no manifest of a stage")
-    str(told["created"])  # KeyError: it is none
+    told: Mapping[str, Any] = read_json(path)
+    check_manifest(told, path.parent.parent.name)
     return told
 
 
 def _result(path: Path) -> Result:
     result = from_row(Result, read_json(path))
-    if not isinstance(result.cell, dict) or not all(isinstance(key, str) for key in result.keys.values()):
-        raise ValueError("it is no record of a cell")
-    for score in result.scores:
-        if f"scores/{score.benchmark}" not in result.keys:
-            raise ValueError(f"it has a score on {score.benchmark} without the key of its scores stage")
-        if not all(isinstance(count, int) for count in (score.n, score.correct, score.unparsed, score.truncated, score.errors)):
-            raise ValueError(f"its score on {score.benchmark} has counts that are no numbers")
-    int(result.cell.get("seed", 0))
+    check_result(result)
     return result
 
 

@@ -1,5 +1,7 @@
 """`python -m cft_lab report`: names, formats, versions, and bad input."""
 
+import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,29 @@ def test_all_of_an_empty_store_says_what_to_run(tmp_path: Path) -> None:
     assert "replicated" not in claims
 
 
+def test_csv_has_the_data_sets_and_says_its_notes_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    for name in ("bad", "worse"):
+        (store / "result" / name).mkdir(parents=True)
+        (store / "result" / name / "DONE").touch()
+    assert report(store, "table1", "table6", "claims", "--format", "csv") == 0
+    told = capsys.readouterr()
+    tables, data_sets, claims = (list(csv.DictReader(io.StringIO(text))) for text in told.out.split("\n\n"))
+    assert ("MetaMathQA", "395K", "") in [(row["name"], row["size"], row["counted"]) for row in data_sets]
+    assert data_sets[0]["command"].startswith("python -m cft_lab table1 --count")
+    assert {"covers", "supervised_tokens", "note", "command"} <= tables[0].keys()
+    assert all(row["command"].startswith("python run.py") for row in (*claims, *tables) if row.get("kind") == "value")
+    notes = told.err.splitlines()
+    assert sum("cannot be used: result/" in note for note in notes) == 2
+    assert any(note.startswith("table6: * base rows") for note in notes)
+    assert report(store, "table1", "table6", "--format", "csv", "--out", str(tmp_path / "out")) == 0
+    assert not capsys.readouterr().err
+    with (tmp_path / "out" / "notes.csv").open(encoding="utf-8") as file:
+        written = [": ".join(filter(None, (row["table"], row["note"]))) for row in csv.DictReader(file)]
+    assert written == [note for note in notes if not note.startswith("claims")]
+    assert (tmp_path / "out" / "table1.csv").read_text().count("\n") == len(data_sets) + 1
+
+
 def test_the_version_of_the_paper_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = []
     for version in ("v1", "v4"):
@@ -38,6 +63,46 @@ def test_the_version_of_the_paper_is_chosen(tmp_path: Path, capsys: pytest.Captu
     assert "arXiv 2501.17703 v4" in printed[1]
     assert "SimpleRL" in printed[1]  # a printed row that no cell answers to
     assert "SimpleRL" not in printed[0]
+
+
+def test_printed_rows_on_other_benchmarks_stand_apart_with_their_averages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(tmp_path / "store", "table4", "--version", "v4") == 0
+    text = capsys.readouterr().out
+    (head,) = [line for line in text.splitlines() if "MATH-500" in line and "|" in line]
+    columns = [name.strip() for name in head.split("|")]
+    (line,) = [line for line in text.splitlines() if "SimpleRL-Zero, rl" in line and "|" in line]
+    told = dict(zip(columns, (place.strip() for place in line.split("|")), strict=True))
+    assert {name: told[name] for name in ("MATH-500", "AMC23", "AVG")} == {"MATH-500": "77.2", "AMC23": "62.5", "AVG": "48.9"}
+    assert "GPQA" not in columns
+    assert text.count("48.9") == 1
+    assert "The paper's v4 has another table 4, on MATH-500, Minerva-Math, OlympiadBench, AIME24, AMC23" in text
+    assert report(tmp_path / "store", "table3", "--version", "v4") == 0  # rStar-Math: some of the table's benchmarks
+    assert "on other benchmarks" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("table", "marked"),
+    [
+        ("table2", {"DeepSeek-Math-7B", "Qwen2.5-7B", "Qwen2.5-Math-7B"}),
+        ("table3", {"Qwen2.5-Math-7B"}),
+        ("table4", {"Qwen2.5-32B-Instruct"}),
+        ("table5", set()),
+        ("table6", {"Base"}),
+        ("table7", set()),
+        ("figure1", set()),
+    ],
+)
+def test_models_that_a_table_trains_are_base_rows_and_other_released_ones_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, marked: set[str]
+) -> None:
+    assert report(tmp_path / "store", table, "--format", "csv", "--out", str(tmp_path)) == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / f"{table}.csv").read_text(encoding="utf-8"))))
+    assert {row["row"] for row in rows if "protocol unstated" in row["note"]} == marked
+    capsys.readouterr()
+    assert report(tmp_path / "store", table) == 0
+    assert ("* base rows: published; protocol unstated" in capsys.readouterr().out) == bool(marked)
 
 
 @pytest.mark.parametrize(

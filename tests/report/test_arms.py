@@ -1,5 +1,6 @@
 """Which results a table takes: seeds of one cell, no other settings, no other versions, and it says what it left out."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from made_results import BENCHMARKS, METHODS, config_of, drawn, edit, study_of, 
 from cft_lab.json_files import write_json
 from cft_lab.pipeline import plan
 from cft_lab.report.build import build_study
-from cft_lab.report.tables import AVG, Report, ReportTable, Row
+from cft_lab.report.render import render
+from cft_lab.report.tables import AVG, SEEDS_NOTE, Report, ReportTable, Row
 
 
 @pytest.fixture
@@ -64,7 +66,8 @@ def test_a_seed_that_other_arms_have_is_told_with_its_command(store: Path, repor
     fill(store)
     write_cell(store, config_of("cft", seed=4), drawn("cft4", 0.5))
     (note,) = [note for note in table_of(report()).notes if note.startswith("SFT has no seed")]
-    assert note == "SFT has no seed 4 (not run): python run.py benchmarks=lab-table8 model=lab-debug method=sft seed=4"
+    command = f"python run.py benchmarks=lab-table8 model=lab-debug method=sft seed=4 output_root={store}"
+    assert note == f"SFT has no seed 4 (not run): {command}"
 
 
 def test_other_settings_are_refused_by_name_and_the_rest_is_reported(store: Path, report: Callable[[], Report]) -> None:
@@ -168,6 +171,34 @@ def test_grades_that_are_not_those_of_the_score_are_no_numbers(store: Path, repo
     entries = row_of(found, "CFT").entries
     assert [entries[name].state for name in (*BENCHMARKS, AVG)] == ["missing", "measured", "missing"]
     assert any(f"scores/{scores}" in problem and "are not those of its score" in problem for problem in found.problems)
+    assert f"cannot be read: first delete scores/{scores} and result/" in str(entries["lab-basic"].reason)
+
+
+def test_a_benchmark_that_a_seed_lost_is_told_with_what_makes_it_whole(store: Path, report: Callable[[], Report]) -> None:
+    for seed in (0, 1, 2):
+        fill(store, seed)
+    config = config_of("cft", seed=1)
+    planned = plan(config).result
+    lost = planned.upstream["lab-basic"].key
+    shutil.rmtree(store / "scores" / lost)
+    found = report()
+    counts = {name: entry.value.seeds for name, entry in row_of(found, "CFT").entries.items() if entry.value}
+    assert counts == {"lab-basic": 2, "lab-applied": 3, AVG: 2}
+    (note,) = [note for note in table_of(found).notes if "lacks" in note]
+    told, _, command = note.partition(f": delete result/{planned.key}, then ")
+    assert told == "CFT lacks lab-basic under seed 1, so that it and AVG are over fewer seeds"
+    assert command == f"python run.py benchmarks=lab-table8 model=lab-debug method=cft seed=1 output_root={store}"
+    line = next(line for line in render(found, "md").splitlines() if line.startswith("| CFT "))
+    assert [place.strip().endswith("(2 seeds)") for place in line.split("|")[4:7]] == [True, False, True]
+    shutil.rmtree(store / "result" / planned.key)  # as told
+    write_cell(store, config, drawn("cft1", 0.5))  # as the command does
+    assert not [note for note in table_of(report()).notes if "lacks" in note]
+
+
+def test_what_seeds_vary_is_said_where_something_was_measured(store: Path, report: Callable[[], Report]) -> None:
+    assert SEEDS_NOTE not in table_of(report()).notes
+    fill(store)
+    assert SEEDS_NOTE in table_of(report()).notes
 
 
 def test_a_cell_that_failed_in_a_sweep_says_why(store: Path, report: Callable[[], Report]) -> None:

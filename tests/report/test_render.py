@@ -77,7 +77,8 @@ def test_what_is_missing_has_its_command_and_no_number(made: tuple[Report, tuple
     text = render(report, "md", verdicts)
     (line,) = [line for line in text.splitlines() if line.startswith("| SFT-verified")]
     assert not re.search(r"\d", line)
-    assert "SFT-verified: not run: `python run.py benchmarks=lab-table8 model=lab-debug method=sft-verified`" in text
+    command = "python run.py -m benchmarks=lab-table8 model=lab-debug method=sft-verified seed=0,1,2"
+    assert f"SFT-verified: not run: `{command} output_root={report.store}`" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| CFT - best SFT")]
     assert not re.search(r"\d", line)
 

@@ -51,6 +51,9 @@ def test_a_real_cell_in_every_frame(
     costs = found.costs()
     assert costs.loc[result.keys["candidates"], "supervised_tokens"] == result.supervised_tokens
     assert costs.loc[result.keys["candidates"], "gpu_hours"] == 0
+    pretrained = read_json(shared_store / "base_model" / result.keys["base_model"] / "manifest.json")["counts"]["tokens"]
+    assert costs.loc[result.keys["base_model"], "trained_tokens"] == pretrained
+    assert set(costs.loc[costs["tokens"] > 0, "stage"]) == {"critiques", "generations"}  # tokens are generated ones
     quality = found.critiques().loc[result.keys["critiques"]]
     assert quality["right"] + quality["wrong"] + quality["unparsed"] == quality["critiques"]
     critiques = found.critique_texts(result.keys["critiques"])
@@ -148,7 +151,7 @@ def test_an_empty_store_has_empty_frames_with_their_columns(tmp_path: Path) -> N
         (lambda row: row | {"colour": 1}, "another version of cft_lab"),
         (lambda row: {name: value for name, value in row.items() if name != "keys"}, "another version of cft_lab, or is damaged"),
         (lambda row: row | {"scores": [row["scores"][0] | {"benchmark": "other"}]}, "without the key of its scores stage"),
-        (lambda row: row | {"scores": [row["scores"][0] | {"n": "many"}]}, "counts that are no numbers"),
+        (lambda row: row | {"scores": [row["scores"][0] | {"n": "many"}]}, "scores[0].n is 'many', not int"),
         (lambda row: [row], "it is damaged"),
         (lambda row: row | {"cell": row["cell"] | {"seed": "x"}}, "it is damaged"),
     ],
