@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from cft_lab.report import page_parts, page_plots
+from cft_lab.report import page_claims, page_parts, page_plots, strips
 from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Verdict
 from cft_lab.report.render import WORDS, benchmark_name
 from cft_lab.report.tables import AVG, CONFLICT, FAILED, MISSING, ArmTrace, DataSetTable, Delta, Report, ReportTable
@@ -111,12 +111,10 @@ def _context(report: Report, verdicts: Sequence[Verdict], results: Results) -> d
     arms = [trace for trace in report.arms.values() if trace.runs]
     context = {
         "report": report,
-        "verdicts": _by_scale(verdicts),
-        "counts": {word: sum(one.word == word for one in verdicts) for word in _BADGES},
+        "claims": page_claims.scale_claims(verdicts),
         "badges": _BADGES,
         "views": sorted(views, key=lambda view: not view.measured),
         "data_sets": [table for table in report.tables if isinstance(table, DataSetTable)],
-        "claim_plots": page_plots.claim_plots(verdicts),
         "figure1": page_plots.figure1_plots(report, styles),
         "temperature": page_plots.temperature_plots(report),
         "curves": curves,
@@ -144,12 +142,6 @@ def _names(report: Report) -> dict[str, dict[str, str]]:
             if row.arm is not None:
                 found.setdefault(row.arm, {})[table.name] = page_parts.row_name(row)
     return found
-
-
-def _by_scale(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
-    """The verdicts on the paper's claims and on the lab's, the scale first of which anything was judged."""
-    found = {scale: [one for one in verdicts if one.claim.scale == scale] for scale in ("paper", "lab")}
-    return dict(sorted(found.items(), key=lambda item: all(one.estimate is None for one in item[1])))
 
 
 def _first_command(verdicts: Sequence[Verdict], views: Sequence[TableView]) -> str | None:
@@ -273,5 +265,5 @@ def _environment() -> jinja2.Environment:
         "count": count,
         "amount": amount,
     }
-    environment.globals |= {"anchor": anchor, "benchmark_name": benchmark_name}
+    environment.globals |= {"anchor": anchor, "benchmark_name": benchmark_name, "side": page_claims.side, "shapes": strips.SHAPES}
     return environment
