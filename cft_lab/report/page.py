@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from cft_lab.report import page_claims, page_parts, page_plots, strips
+from cft_lab.report import page_claims, page_data, page_parts, page_plots, page_samples, strips
 from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Verdict
 from cft_lab.report.render import WORDS, benchmark_name
 from cft_lab.report.tables import AVG, CONFLICT, FAILED, MISSING, ArmTrace, DataSetTable, Delta, Report, ReportTable
@@ -109,6 +109,7 @@ def _context(report: Report, verdicts: Sequence[Verdict], results: Results) -> d
     curves = page_parts.curve_groups(report, results)
     views = [table_view(table) for table in page_parts.report_tables(report)]
     arms = [trace for trace in report.arms.values() if trace.runs]
+    data, critiques = page_data.data_parts(report, results), page_data.critique_parts(results)
     context = {
         "report": report,
         "claims": page_claims.scale_claims(verdicts),
@@ -119,10 +120,12 @@ def _context(report: Report, verdicts: Sequence[Verdict], results: Results) -> d
         "temperature": page_plots.temperature_plots(report),
         "curves": curves,
         "curve_plots": page_plots.curve_plots(curves, styles),
-        "data": page_parts.data_parts(report, results),
-        "critiques": page_parts.critique_parts(results),
+        "data": data,
+        "critiques": critiques,
+        "key_lines": page_data.key_lines(results, data, critiques),
+        "oracles": page_data.ORACLES,
         "costs": page_parts.cost_parts(report, results),
-        "samples": page_parts.sample_items(report, results),
+        "samples": page_samples.sample_items(report, results),
         "arms": arms,
         "runs": len({run.result for trace in arms for run in trace.runs}),
         "first_command": _first_command(verdicts, views),

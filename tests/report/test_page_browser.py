@@ -20,7 +20,7 @@ from cft_lab.records import Generation
 from cft_lab.report.build import build
 from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Claim, Place, Verdict
 from cft_lab.report.page import write_page
-from cft_lab.report.page_parts import sample_items
+from cft_lab.report.page_samples import sample_items
 from cft_lab.report.tables import AVG, Report, ReportTable
 from cft_lab.results import open_store
 
