@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from cft_lab.report import page_parts, page_plots
+from cft_lab.report import page_claims, page_data, page_parts, page_plots, page_samples, strips
 from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Verdict
 from cft_lab.report.render import WORDS, benchmark_name
 from cft_lab.report.tables import AVG, CONFLICT, FAILED, MISSING, ArmTrace, DataSetTable, Delta, Report, ReportTable
@@ -109,22 +109,23 @@ def _context(report: Report, verdicts: Sequence[Verdict], results: Results) -> d
     curves = page_parts.curve_groups(report, results)
     views = [table_view(table) for table in page_parts.report_tables(report)]
     arms = [trace for trace in report.arms.values() if trace.runs]
+    data, critiques = page_data.data_parts(report, results), page_data.critique_parts(results)
     context = {
         "report": report,
-        "verdicts": _by_scale(verdicts),
-        "counts": {word: sum(one.word == word for one in verdicts) for word in _BADGES},
+        "claims": page_claims.scale_claims(verdicts),
         "badges": _BADGES,
         "views": sorted(views, key=lambda view: not view.measured),
         "data_sets": [table for table in report.tables if isinstance(table, DataSetTable)],
-        "claim_plots": page_plots.claim_plots(verdicts),
         "figure1": page_plots.figure1_plots(report, styles),
         "temperature": page_plots.temperature_plots(report),
         "curves": curves,
         "curve_plots": page_plots.curve_plots(curves, styles),
-        "data": page_parts.data_parts(report, results),
-        "critiques": page_parts.critique_parts(results),
+        "data": data,
+        "critiques": critiques,
+        "key_lines": page_data.key_lines(results, data, critiques),
+        "oracles": page_data.ORACLES,
         "costs": page_parts.cost_parts(report, results),
-        "samples": page_parts.sample_items(report, results),
+        "samples": page_samples.sample_items(report, results),
         "arms": arms,
         "runs": len({run.result for trace in arms for run in trace.runs}),
         "first_command": _first_command(verdicts, views),
@@ -144,12 +145,6 @@ def _names(report: Report) -> dict[str, dict[str, str]]:
             if row.arm is not None:
                 found.setdefault(row.arm, {})[table.name] = page_parts.row_name(row)
     return found
-
-
-def _by_scale(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
-    """The verdicts on the paper's claims and on the lab's, the scale first of which anything was judged."""
-    found = {scale: [one for one in verdicts if one.claim.scale == scale] for scale in ("paper", "lab")}
-    return dict(sorted(found.items(), key=lambda item: all(one.estimate is None for one in item[1])))
 
 
 def _first_command(verdicts: Sequence[Verdict], views: Sequence[TableView]) -> str | None:
@@ -273,5 +268,5 @@ def _environment() -> jinja2.Environment:
         "count": count,
         "amount": amount,
     }
-    environment.globals |= {"anchor": anchor, "benchmark_name": benchmark_name}
+    environment.globals |= {"anchor": anchor, "benchmark_name": benchmark_name, "side": page_claims.side, "shapes": strips.SHAPES}
     return environment

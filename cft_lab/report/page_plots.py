@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from cft_lab.report import plots
-from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Verdict
 from cft_lab.report.page_parts import CurveGroup, Group, groups, has_values, report_tables, series_label
 from cft_lab.report.render import benchmark_name
 from cft_lab.report.tables import AVG, MEASURED, Entry, Report, ReportTable
 
-#: verdict -> colour (a style) and marker
-VERDICT_MARKS = {REPLICATED: (3, "o"), CONTRADICTED: (2, "s"), NOT_SEPARABLE: (5, "^"), NOT_RUN: (0, "o")}
 _BASE = 0  # the style of the base model, grey
 
 
@@ -40,20 +37,6 @@ def series_styles(report: Report) -> dict[str, int]:
 
 def _is_base(label: str) -> bool:
     return label.lower() == "base"
-
-
-def claim_plots(verdicts: Sequence[Verdict]) -> list[PlotRow]:
-    """The effects of the claims that were judged, one plot for each scale."""
-    found = []
-    for scale, title in (("paper", "Claims of the paper"), ("lab", "Claims in the lab world")):
-        rows = [
-            plots.Dot(one.claim.id, one.estimate, one.low, one.high, one.published, *VERDICT_MARKS[one.word])
-            for one in verdicts
-            if one.claim.scale == scale and one.estimate is not None
-        ]
-        if rows:
-            found.append(PlotRow(title, scale, (plots.effects(f"effects-{scale}", f"{title}: effects with intervals", rows),)))
-    return found
 
 
 def figure1_plots(report: Report, styles: Mapping[str, int]) -> list[PlotRow]:

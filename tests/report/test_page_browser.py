@@ -20,7 +20,7 @@ from cft_lab.records import Generation
 from cft_lab.report.build import build
 from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Claim, Place, Verdict
 from cft_lab.report.page import write_page
-from cft_lab.report.page_parts import sample_items
+from cft_lab.report.page_samples import sample_items
 from cft_lab.report.tables import AVG, Report, ReportTable
 from cft_lab.results import open_store
 
@@ -98,7 +98,8 @@ def verdicts(report: Report) -> list[Verdict]:
             f"claim-{place}", f"Claim number {place}", "lab", "lab/table2", "greater", AVG, (Place("a"),), ((Place("b"),),)
         )
         found.append(Verdict(claim, word, estimate, low, high, 0.99, first=arms[:1], rivals=((arms[1],),), command="python run.py"))
-    return found
+    paper = Claim("of-the-paper", "A claim of the paper", "paper", "table2", "greater", AVG, (Place("c"),), ((Place("d"),),))
+    return [Verdict(paper, NOT_RUN, reason="c is not measured"), *found]
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +126,13 @@ def test_the_page_is_silent_offline_and_complete(browser: Browser, page_file: Pa
         for head in page.locator("th").all():
             assert head.get_attribute("scope") in ("col", "row", "rowgroup")
         words = page.locator(".claim .badge").all_inner_texts()
-        assert [word.split(maxsplit=1)[1] for word in words] == [REPLICATED, CONTRADICTED, NOT_SEPARABLE, NOT_RUN]
+        assert [word.split(maxsplit=1)[1] for word in words] == [NOT_RUN, REPLICATED, CONTRADICTED, NOT_SEPARABLE, NOT_RUN]
         assert page.locator(".sample").count() >= 3
 
 
 def test_plots_are_drawn_and_described(browser: Browser, page_file: Path) -> None:
     with opened(browser, page_file) as (page, _):
-        for section, least in (("claims", 1), ("figure-1", 3), ("temperature", 3), ("training", 2)):
+        for section, least in (("figure-1", 3), ("temperature", 3), ("training", 2)):
             plots = page.locator(f"section:has(> h2#{section}) svg[role=img]")
             assert plots.count() >= least, section
             for plot in plots.all():
@@ -144,6 +145,35 @@ def test_plots_are_drawn_and_described(browser: Browser, page_file: Path) -> Non
                 assert page.locator(f"[id='{title}']").count() == page.locator(f"[id='{description}']").count() == 1
                 assert plot.locator("path").count() > 3
                 assert "#0a0b" not in plot.inner_html(), "a colour that the page does not know"
+
+
+@pytest.mark.parametrize("width", [320, 375, 768, 1280])
+def test_strips_show_label_side_and_value_on_any_screen(browser: Browser, page_file: Path, width: int) -> None:
+    with opened(browser, page_file, width) as (page, _):
+        strips = page.locator("section:has(> h2#claims) .strip:not(.axis)").all()
+        assert len(strips) == 3
+        for strip, told, word in zip(strips, ("+2.0", "-2.0", "+0.0"), (REPLICATED, CONTRADICTED, NOT_SEPARABLE), strict=True):
+            drawing = strip.locator("svg[role=img]").first
+            description = drawing.get_attribute("aria-label") or ""
+            assert description.startswith(f"a \N{MINUS SIGN} b: {told} points [")
+            assert f"claimed: above 0, {word}" in description
+            assert "a \N{MINUS SIGN} b" in strip.inner_text()
+            assert f"claimed: above 0; {word}" in strip.inner_text()
+            for part in (drawing, drawing.locator(".claimed"), drawing.locator(".reach"), drawing.locator(".mark")):
+                box = part.bounding_box()
+                assert box is not None
+                assert box["x"] >= 0
+                assert box["x"] + box["width"] <= width
+
+
+def test_each_scale_has_its_own_tally_and_finding(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file) as (page, _):
+        paper, lab = page.locator(".finding").all()
+        assert "The paper's claims: 0 of 1 judged here." in paper.inner_text()
+        assert "Nothing is said here about the paper's models" in paper.inner_text()
+        assert paper.locator(".badge").count() == 0
+        assert "Claims about the lab world: 3 of 4 judged here" in lab.inner_text()
+        assert lab.locator(".count").count() == 3
 
 
 @pytest.mark.parametrize("width", [375, 768, 1280])
