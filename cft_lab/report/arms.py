@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -150,7 +150,7 @@ class Matcher:
         plans = dict(self._plans(config))
         described = pipeline.describe(config)
         labelled = self._by_labels.get(_labels_of(described), [])
-        refused = _Refused(described)
+        refused = _Refused(described, {override.partition("=")[0].lstrip("+~") for override in cell.overrides})
         same = [record for record in labelled if refused.allows(record)]
         arm_id = plans[0].key[:12] if 0 in plans else f"{cell.sweep}/{cell.label}"
         runs, notes = self._runs(config, plans, same)
@@ -263,12 +263,11 @@ class Matcher:
         return None
 
     def failed_seeds(self, arm: Arm, seeds: Sequence[int]) -> Iterator[str]:
-        """One line for each of these seeds that the arm has not, unless it would come out as a run that is there."""
+        """What to say of those of these seeds that the arm has not, unless they would come out as a run that is there."""
         if arm.config is None or not arm.runs:
             return
-        for seed in seeds:
-            if seed in arm.seeds:
-                continue
+        lacking: dict[str, list[int]] = {}
+        for seed in (seed for seed in seeds if seed not in arm.seeds):
             try:
                 plan = pipeline.plan(dataclasses.replace(arm.config, seed=seed)).result
             except DataError:
@@ -276,25 +275,31 @@ class Matcher:
             if {stage.key for stage in _scored(plan).values()} <= {key for run in arm.runs for key in run.scores_keys}:
                 continue
             why = self._failure(plan)
-            command = self.commands.cell(arm.cell, arm.config, (seed,))
-            yield f"{arm.label} has no seed {seed} ({f'failed: {why}' if why else 'not run'}): {command}"
+            lacking.setdefault(f"failed: {why}" if why else "not run", []).append(seed)
+        for why, those in lacking.items():
+            named = f"seeds {', '.join(map(str, those))}" if len(those) > 1 else f"seed {those[0]}"
+            yield f"{arm.label} has no {named} ({why}): `{self.commands.cell(arm.cell, arm.config, those)}`"
 
 
 class _Refused:
-    """Results with a cell's labels and other settings, by what they differ in."""
+    """Results with a cell's labels and other settings, by what they differ in.
 
-    def __init__(self, described: Mapping[str, Any]) -> None:
+    A field that the cell was `asked` with tells cells apart: who asks for train.lr=1e-4 means no result at another rate.
+    """
+
+    def __init__(self, described: Mapping[str, Any], asked: Set[str] = frozenset()) -> None:
+        self._asked = asked
         self._described = {name: _plain(value) for name, value in described.items() if name not in _NOT_OF_AN_ARM}
         self._found: dict[str, list[str]] = {}
 
     def allows(self, record: CellRecord) -> bool:
         """Whether a record's config is the cell's; notes it if not. Fields that either did not have yet are not compared."""
         cell = record.result.cell
-        told = []
-        for name, value in self._described.items():
-            if name in cell and _matters(name, cell) and _plain(cell[name]) != value:
-                told.append(f"{name}={cell[name]} (not {json.loads(value)})")
-        if told:
+        differing = [
+            name for name, value in self._described.items() if name in cell and _matters(name, cell) and _plain(cell[name]) != value
+        ]
+        told = [f"{name}={cell[name]} (not {json.loads(self._described[name])})" for name in differing]
+        if told and not self._asked & set(differing):
             more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
             self._found.setdefault(", ".join(told[:_TOLD]) + more, []).append(record.key)
         return not told

@@ -7,6 +7,7 @@ A table is shown as parts, each a plain grid: accuracies; beside the paper; diff
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -325,7 +326,7 @@ def _template(format: str) -> Any:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": _markdown, "tex": _latex, "widths": _widths}
+    environment.filters |= {"md": _markdown, "prose": _prose, "tex": _latex, "widths": _widths}
     return environment.get_template(f"report.{format}.j2")
 
 
@@ -340,6 +341,11 @@ def _markdown(text: str) -> str:
     """A text that stays one cell of a Markdown table, and no markup."""
     plain = " ".join(text.split())
     return "".join(f"\\{character}" if character in "|*_`<\\" else character for character in plain)
+
+
+def _prose(text: str) -> str:
+    """A text without markup but for what stands between backticks, which can be copied as it is."""
+    return "".join(part if part[:1] == "`" else _markdown(f"x{part}x")[1:-1] for part in re.split(r"(`[^`\n]+`)", text))
 
 
 def _widths(part: Part) -> list[int]:

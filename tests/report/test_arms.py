@@ -11,7 +11,9 @@ from cft_lab.json_files import write_json
 from cft_lab.pipeline import plan
 from cft_lab.report.build import build_study
 from cft_lab.report.render import render
+from cft_lab.report.study import Study
 from cft_lab.report.tables import AVG, SEEDS_NOTE, Report, ReportTable, Row
+from cft_lab.results import open_store
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_a_seed_that_other_arms_have_is_told_with_its_command(store: Path, repor
     write_cell(store, config_of("cft", seed=4), drawn("cft4", 0.5))
     (note,) = [note for note in table_of(report()).notes if note.startswith("SFT has no seed")]
     command = f"python run.py benchmarks=lab-table8 model=lab-debug method=sft seed=4 output_root={store}"
-    assert note == f"SFT has no seed 4 (not run): {command}"
+    assert note == f"SFT has no seed 4 (not run): `{command}`"
 
 
 def test_other_settings_are_refused_by_name_and_the_rest_is_reported(store: Path, report: Callable[[], Report]) -> None:
@@ -88,6 +90,22 @@ def test_a_place_that_has_only_other_settings_is_a_conflict_and_no_number(store:
     assert (entry.state, entry.value) == ("conflict", None)
     assert "train.lr=0.5 (not 0.001)" in str(entry.reason)
     assert "train.epochs=2" in str(entry.reason)
+
+
+def test_a_field_that_was_asked_for_tells_cells_apart_and_refuses_nothing(store: Path, tmp_path: Path) -> None:
+    fill(store)
+
+    def asked() -> Report:
+        return build_study(Study(open_store(store), overrides=["train.lr=0.5"], folder=sweeps_folder(tmp_path)), ["mine"])
+
+    missing = row_of(asked(), "CFT").entries[AVG]
+    assert (missing.state, missing.reason) == ("missing", None)
+    write_cell(store, config_of("cft", "train.lr=0.5"), drawn("other", 0.9))
+    found = asked()
+    value = row_of(found, "CFT").entries["lab-basic"].value
+    assert value is not None
+    assert value.mean == pytest.approx(sum(drawn("other", 0.9)["lab-basic"]) / 60)
+    assert not [note for note in table_of(found).notes if "refused" in note]
 
 
 def test_fields_that_change_only_speed_do_not_matter(store: Path, report: Callable[[], Report]) -> None:
