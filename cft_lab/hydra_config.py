@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cft_lab.config import PROJECT_ROOT, Config, ConfigError
 
@@ -109,18 +109,25 @@ class _ReadOnce(ConfigRepository):
         return copy.deepcopy(self._read[config_path])  # composing changes it
 
 
+@dataclasses.dataclass(frozen=True)
+class _Composed:
+    """A composed config and which choice of every group it has."""
+
+    config: DictConfig
+    choices: Mapping[str, str | None]
+
+
 class Composer:
     """Composes cells while Hydra is initialised. Cells share what they have in common: files, and choices of groups."""
 
     def __init__(self, hydra_overrides: Sequence[str] = ()) -> None:
         """`hydra_overrides` were given for Hydra itself, such as hydra.searchpath."""
         self._hydra_overrides = list(hydra_overrides)
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: dict[tuple[str, ...], _Composed] = {}
         self._is_group: dict[str, bool] = {}
 
     def __call__(self, overrides: Sequence[str]) -> Config:
         """The config of `python run.py <overrides>`. Raises the errors that `explain` explains, and ConfigError."""
-        import hydra
         from hydra.core.global_hydra import GlobalHydra
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.core.override_parser.types import Override, OverrideType
@@ -139,15 +146,29 @@ class Composer:
                 raise ConfigError(f"{override.input_line} is no choice of the group {name}: choose from {choices}")
             sets_field = override.type is OverrideType.CHANGE and not self._is_group[name]
             (values if sets_field else chosen).append(override)
-        groups = tuple(str(override.input_line) for override in chosen)
-        if groups not in self._composed:
-            self._composed[groups] = hydra.compose("config", [*self._hydra_overrides, *groups])
-        config = self._composed[groups]
+        config = self._chosen(tuple(str(override.input_line) for override in chosen)).config
         if values:
             config = copy.deepcopy(config)
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         return to_config(config)
+
+    def _chosen(self, groups: tuple[str, ...]) -> _Composed:
+        """What these choices of groups make. One that the others, composed before, make by themselves changes nothing."""
+        import hydra
+
+        for place, group in enumerate(groups):
+            name, _, choice = group.partition("=")
+            rest = self._composed.get((*groups[:place], *groups[place + 1 :]))
+            if groups not in self._composed and rest is not None and rest.choices.get(name) == choice:
+                self._composed[groups] = rest
+        if groups not in self._composed:
+            config = hydra.compose("config", [*self._hydra_overrides, *groups], return_hydra_config=True)
+            choices = dict(config.hydra.runtime.choices)
+            with open_dict(config):
+                del config["hydra"]
+            self._composed[groups] = _Composed(config, choices)
+        return self._composed[groups]
 
 
 @contextmanager

@@ -203,6 +203,15 @@ def test_a_cell_is_composed_as_hydra_composes_it() -> None:
         assert [compose(overrides) for overrides in asked_for[:3]] == plain[:3]
 
 
+def test_a_choice_that_others_make_by_themselves_costs_nothing_and_one_that_they_change_counts() -> None:
+    paper = ("model=qwen2.5-7b",)  # brings its own data
+    with initialized():
+        compose = Composer()
+        for overrides in ((), ("data=lab-web",), paper, (*paper, "data=lab-web"), ("data=lab-web", "responses=reference")):
+            assert compose(overrides) == to_config(hydra.compose("config", list(overrides)))
+        assert len({id(made) for made in compose._composed.values()}) == 3
+
+
 def test_all_that_is_wrong_is_told_with_file_cell_and_field(tmp_path: Path) -> None:
     text = "caption: c\ngrids:\n  - {method: [sft, cft, csft], data.examples: [9000, 10]}\n"
     with pytest.raises(ConfigError) as refused:
