@@ -89,8 +89,13 @@ def placement(root: Path, key: str) -> Placement:
                 group = str(plan["name"])[:_LONGEST_GROUP]
             for cell in cells:
                 places = {"table": cell["sweep"], "row": cell["row"], "column": cell["column"]}
-                tags |= {f"{kind}:{place}"[:_LONGEST_TAG]: None for kind, place in places.items() if place}
+                tags |= {placement_tag(kind, place): None for kind, place in places.items() if place}
     return Placement(group, tuple(tags))
+
+
+def placement_tag(kind: str, place: str) -> str:
+    """The tag of a run for its table, row or column."""
+    return f"{kind}:{place}"[:_LONGEST_TAG]
 
 
 def _standing_on(key: str, plan: Mapping[str, Any]) -> list[dict[str, Any]]:

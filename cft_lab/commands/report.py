@@ -14,16 +14,15 @@ from pathlib import Path
 from cft_lab.config import ConfigError
 from cft_lab.hydra_config import explain
 from cft_lab.published import VERSIONS
-from cft_lab.report.build import ALL, GROUPS, build_study, expand_names
+from cft_lab.report.build import ALL, CLAIMS, GROUPS, build_study, claim_scales, expand_names
 from cft_lab.report.claims import Verdict, judge, read_claims
 from cft_lab.report.csv_tables import notes_csv
 from cft_lab.report.render import FORMATS, notes_of, render
-from cft_lab.report.study import LAB, PAPER, Study
+from cft_lab.report.study import Study
 from cft_lab.report.tables import Report
 from cft_lab.results import open_store
 
 HELP = "the paper's tables with this store's values beside the published ones, and which claims stand"
-CLAIMS = "claims"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         return 2
     overrides = [word for word in options.asked if "=" in word]
     words = [word for word in options.asked if "=" not in word]
-    scales = [scale for scale in (PAPER, LAB) if {scale, "all", CLAIMS} & set(words)]  # whose claims are asked for
+    scales = claim_scales(words)
     study = Study(open_store(options.store), options.version, overrides)
     try:
         report = build_study(study, expand_names([word for word in words if word != CLAIMS]))

@@ -14,7 +14,9 @@ from typing import Any
 from cft_lab.config import ConfigError
 from cft_lab.hydra_config import explain
 from cft_lab.published import VERSIONS
-from cft_lab.report.build import ALL, GROUPS, build, expand_names
+from cft_lab.report.build import ALL, CLAIMS, GROUPS, build_study, claim_scales, expand_names
+from cft_lab.report.claims import judge, read_claims
+from cft_lab.report.study import Study
 from cft_lab.results import open_store
 
 HELP = "makes a W&B report as code: tables of the store, curves and scores of its runs"
@@ -23,7 +25,9 @@ _KEY = "WANDB_API_KEY"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    command.add_argument("tables", nargs="+", metavar="TABLE", help=f"{', '.join((*GROUPS, *ALL))}, or a sweep file of your own")
+    command.add_argument(
+        "tables", nargs="+", metavar="TABLE", help=f"{', '.join((*GROUPS, *ALL))}, claims, or a sweep file of your own"
+    )
     command.add_argument("--project", default="cft-lab", help="W&B project of the runs (default: cft-lab, as tracking.project)")
     command.add_argument("--entity", default="", help="W&B user or team (default: the key's own)")
     command.add_argument("--version", choices=VERSIONS, default="v1", help="version of the paper (default: v1)")
@@ -33,6 +37,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Makes the W&B report, or shows it."""
+    from cft_lab.report.page_parts import cost_parts
     from cft_lab.report.wandb_dashboard import build_dashboard, panel_metrics, spec
 
     online = not (options.dry_run or options.json)
@@ -40,8 +45,10 @@ def run(options: argparse.Namespace) -> int:
         print(f"{_KEY} is not set: set it, or look at the report with --dry-run or --json", file=sys.stderr)
         return 2
     try:
-        report = build(open_store(options.store), expand_names(options.tables), options.version)
-        dashboard = build_dashboard(report, options.project, options.entity)
+        study = Study(open_store(options.store), options.version)
+        report = build_study(study, expand_names([name for name in options.tables if name != CLAIMS]))
+        verdicts = judge(study, [claim for claim in read_claims() if claim.scale in claim_scales(options.tables)])
+        dashboard = build_dashboard(report, options.project, options.entity, verdicts, cost_parts(report, study.results))
     except Exception as error:
         told = error.problems if isinstance(error, ConfigError) else (explain(error),)
         if told == (None,):
@@ -51,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(spec(dashboard), indent=1))
     elif options.dry_run:
-        print(f"{dashboard.title}, in project {options.project}: {', '.join(table.title for table in report.tables)}")
+        shown = [*(["claims"] if verdicts else []), *(table.title for table in report.tables)]
+        print(f"{dashboard.title}, in project {options.project}: {', '.join(shown)}")
         print("panels of:", *(f"  {name}" for name in sorted(panel_metrics(spec(dashboard)["spec"]))), sep="\n")
     return _save(dashboard) if online else 0
 

@@ -37,10 +37,12 @@ PAPER_TABLES = ("table1", "table2", "table3", "table4", "table5", "table6", "tab
 LAB_TABLES = ("lab/table2", "lab/table5", "lab/table6", "lab/table7", "lab/table8")
 ALL = (*PAPER_TABLES, *LAB_TABLES)
 GROUPS: Mapping[str, Sequence[str]] = {"all": ALL, PAPER: PAPER_TABLES, LAB: LAB_TABLES}  # words for several tables
+CLAIMS = "claims"  # the word for the claims of either scale
 BASE_NOTE = "published; protocol unstated"
 _TABLE1 = "table1"
 _LEAK = "Checkpoints were selected on MATH-500, as in the paper: it is part of the MATH test set, so MATH is flattered."
 _LAB_NOTE = "About the lab world: procedurally made problems and tiny models. These numbers are nobody's published ones."
+_LAB_MODELS_NOTE = "Tiny models of the lab world, trained on {data} and tested on {benchmarks}: these numbers are about that only."
 _ONE_RUN = "One training run of each arm: intervals are over items, and say nothing about another training seed."
 
 
@@ -75,6 +77,11 @@ def build_study(study: Study, names: Sequence[str]) -> Report:
 def expand_names(words: Sequence[str]) -> list[str]:
     """Names of tables, with those that stand for a group in full; each once, in the order asked."""
     return list(dict.fromkeys(name for word in words for name in GROUPS.get(word, (word,))))
+
+
+def claim_scales(words: Sequence[str]) -> list[str]:
+    """Whose claims some words ask for: the paper's, the lab's, or both."""
+    return [scale for scale in (PAPER, LAB) if {scale, "all", CLAIMS} & set(words)]
 
 
 def judge_claims(results: Results, version: str = "v1") -> tuple[Verdict, ...]:
@@ -123,7 +130,23 @@ def _table(study: Study, swept: SweepArms) -> ReportTable:
 
 def _title(swept: SweepArms) -> str:
     name = swept.sweep.name.rpartition("/")[2].replace("table", "Table ").replace("figure", "Figure ")
-    return f"Lab world: {name}" if swept.scale == LAB else name
+    if swept.scale != LAB:
+        return name
+    return f"{name}, lab models" if foreign_to_lab(swept) else f"Lab world: {name}"
+
+
+def foreign_to_lab(swept: SweepArms) -> list[str]:
+    """Data sets and benchmarks of a sweep that are not the lab world's."""
+    data = [arm.config.data for arm in swept.arms if arm.config and arm.trained]
+    strange = [one.name for one in data if one.source != LAB] + [name for name in swept.benchmarks if not name.startswith("lab-")]
+    return list(dict.fromkeys(strange))
+
+
+def _lab_note(swept: SweepArms) -> str:
+    if not foreign_to_lab(swept):
+        return _LAB_NOTE
+    data = dict.fromkeys(arm.config.data.name for arm in swept.arms if arm.config and arm.trained)
+    return _LAB_MODELS_NOTE.format(data=", ".join(data) or "nothing", benchmarks=", ".join(swept.benchmarks))
 
 
 def _row(study: Study, swept: SweepArms, arm: Arm, clashes: Mapping[tuple[str, str], str]) -> Row:
@@ -278,7 +301,7 @@ def _told_others(study: Study, swept: SweepArms, others: Sequence[Row]) -> Itera
 
 def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str]) -> Iterator[str]:
     if swept.scale == LAB:
-        yield _LAB_NOTE
+        yield _lab_note(swept)
     if any(arm.runs for arm in swept.arms):
         yield SEEDS_NOTE
     if any(is_base_row(swept, arm) and study.published(swept, arm.cell) for arm in swept.arms):

@@ -68,6 +68,7 @@ class TableView:
     deltas: tuple[DeltaRow, ...]
     lacking: tuple[Lacking, ...]
     items: Mapping[str, str]
+    plot: strips.StripPlot | None
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -107,7 +108,7 @@ def _context(report: Report, verdicts: Sequence[Verdict], results: Results) -> d
     """What the templates see. Problems come last: reading the rest may find more."""
     styles = page_plots.series_styles(report)
     curves = page_parts.curve_groups(report, results)
-    views = [table_view(table) for table in page_parts.report_tables(report)]
+    views = [table_view(table, styles) for table in page_parts.report_tables(report)]
     arms = [trace for trace in report.arms.values() if trace.runs]
     data, critiques = page_data.data_parts(report, results), page_data.critique_parts(results)
     context = {
@@ -118,6 +119,8 @@ def _context(report: Report, verdicts: Sequence[Verdict], results: Results) -> d
         "data_sets": [table for table in report.tables if isinstance(table, DataSetTable)],
         "figure1": page_plots.figure1_plots(report, styles),
         "temperature": page_plots.temperature_plots(report),
+        "asked_figure1": any(table.name in page_parts.FIGURE1_TABLES for table in report.tables),
+        "asked_temperature": any(table.name in page_parts.TEMPERATURE_TABLES for table in report.tables),
         "curves": curves,
         "curve_plots": page_plots.curve_plots(curves, styles),
         "data": data,
@@ -154,11 +157,12 @@ def _first_command(verdicts: Sequence[Verdict], views: Sequence[TableView]) -> s
     return next((command for command in commands if command), None)
 
 
-def table_view(table: ReportTable) -> TableView:
+def table_view(table: ReportTable, styles: Mapping[str, int]) -> TableView:
     """A table as the page shows it."""
     name = anchor(table.name)
     shown = tuple(page_parts.groups(table))
-    return TableView(table, f"t-{name}", shown, tuple(_delta_rows(table, name, shown)), _lacking(table, name), _items(table))
+    deltas, plot = tuple(_delta_rows(table, name, shown)), page_plots.arms_plot(table, styles)
+    return TableView(table, f"t-{name}", shown, deltas, _lacking(table, name), _items(table), plot)
 
 
 def _delta_rows(table: ReportTable, name: str, shown: Sequence[page_parts.Group]) -> Iterator[DeltaRow]:

@@ -63,6 +63,7 @@ class CostPart:
     amounts: Mapping[str, Amount]
 
 
+FIGURE1_TABLES = ("figure1", "lab/table2")  # a row for each base model, a column for each arm
 TEMPERATURE_TABLES = ("table8", "lab/table8")  # a row for each protocol, a column for each temperature
 COST_COLUMNS = ("seconds", "gpu_hours", "usd", "tokens", "prompt_tokens", "supervised_tokens")
 

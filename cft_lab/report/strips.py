@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 COLOURS = 6  # --series-0 ... of style.css; the first is the base model's
-#: marker -> its outline around (0, 0), in pixels
+#: marker, by matplotlib's names -> its outline around (0, 0), in pixels
 SHAPES = {
     "o": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
     "s": "M-4 -4h8v8h-8z",
@@ -108,4 +108,7 @@ def colour_of(style: int) -> int:
 
 def marker_of(style: int) -> str:
     """The marker of a series."""
-    return MARKERS[(style + (style - 1) // (COLOURS - 1)) % len(MARKERS)] if style else MARKERS[0]
+    if style == 0:
+        return MARKERS[0]
+    turn, place = divmod(style - 1, COLOURS - 1)
+    return MARKERS[(place + turn + 1) % len(MARKERS)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,8 @@ from cft_lab.records import Generation
 from cft_lab.report.build import build
 from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Claim, Place, Verdict
 from cft_lab.report.page import write_page
+from cft_lab.report.page_parts import curve_groups
+from cft_lab.report.page_plots import temperature_plots
 from cft_lab.report.page_samples import sample_items
 from cft_lab.report.tables import AVG, Report, ReportTable
 from cft_lab.results import open_store
@@ -54,8 +58,23 @@ labels:
   - {where: {temperature: 0.0}, column: T=0.0}
   - {where: {temperature: 0.6}, column: T=0.6}
 """
+OWN_DATA = """
+caption: Data of one's own
+benchmarks: lab
+common: {model: lab-debug, data: local, data.path: mine.jsonl}
+grids:
+  - method: [sft]
+labels:
+  - {where: {method: sft}, row: SFT}
+"""
 SMALL = (*DEBUG, "model.lab.pretrain.tokens=20_000")
-RUN = (("method=base",), ("method=sft",), ("method=cft",), ("method=cft", "temperature=0.6"))
+RUN = (
+    ("method=base",),
+    ("method=sft",),
+    ("method=cft",),
+    ("method=cft", "temperature=0.6"),
+    ("method=cft", "temperature=0.6", "inference=two-stage"),
+)
 HOSTILE = (
     "<script>window.hacked = 1; alert(1)</script></pre></svg></style><img src=x onerror=alert(2)>"
     "<b id=hacked>bold</b>{{ 7*7 }}{% raw %}\u202e\x00&lt;script&gt; $x^2$ ]]> --> http://example.com/beacon.png"
@@ -132,7 +151,7 @@ def test_the_page_is_silent_offline_and_complete(browser: Browser, page_file: Pa
 
 def test_plots_are_drawn_and_described(browser: Browser, page_file: Path) -> None:
     with opened(browser, page_file) as (page, _):
-        for section, least in (("figure-1", 3), ("temperature", 3), ("training", 2)):
+        for section, least in (("temperature", 3), ("training", 2)):
             plots = page.locator(f"section:has(> h2#{section}) svg[role=img]")
             assert plots.count() >= least, section
             for plot in plots.all():
@@ -145,6 +164,29 @@ def test_plots_are_drawn_and_described(browser: Browser, page_file: Path) -> Non
                 assert page.locator(f"[id='{title}']").count() == page.locator(f"[id='{description}']").count() == 1
                 assert plot.locator("path").count() > 3
                 assert "#0a0b" not in plot.inner_html(), "a colour that the page does not know"
+
+
+def test_what_was_chosen_and_what_was_published_is_drawn(browser: Browser, page_file: Path, store: Path) -> None:
+    with opened(browser, page_file) as (page, _):
+        assert page.locator("h2#figure-1 ~ figure .strip svg[role=img]").count() >= 9
+        told = page.locator("svg[aria-labelledby^=selection] desc").all_text_contents()
+        assert told
+        assert all("chosen at" in one for one in told)
+    (row,) = temperature_plots(build(open_store(store), ["table8"]))
+    assert row.note.startswith("Nothing of it was run here")
+    math = next(panel for panel in row.panels if ">MATH<" in panel)
+    assert "Direct inference: published 79.4 at 0, 78.8 at 0.1, 77.5 at 0.3, 75.2 at 0.6" in math
+
+
+def test_no_arm_stands_alone_beside_its_curves(store: Path, tmp_path: Path) -> None:
+    for name, methods in (("table2", {"cft": "CFT"}), ("table7", {"sft": "SFT", "cft": "Other"})):
+        labels = [f"  - {{where: {{method: {method}}}, row: {label}}}\n" for method, label in methods.items()]
+        written = f"caption: c\nbenchmarks: lab-table8\ncommon: {{model: lab-debug}}\ngrids:\n  - method: [{', '.join(methods)}]\n"
+        (tmp_path / f"{name}.yaml").write_text(f"{written}labels:\n{''.join(labels)}")
+    report = build(open_store(store), ["table2", "table7"], overrides=SMALL, folder=tmp_path)
+    first, second = curve_groups(report, open_store(store))
+    assert [curve.label for curve in first.curves] == ["CFT"]
+    assert [curve.label for curve in second.curves] == ["SFT", "Other"]
 
 
 @pytest.mark.parametrize("width", [320, 375, 768, 1280])
@@ -224,7 +266,78 @@ def test_on_paper_it_is_black_on_white_without_navigation(browser: Browser, page
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not page.locator("nav").is_visible()
         assert page.evaluate(CONTRAST)["low"] == []
-        assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_paper_has_what_is_folded_away_on_a_screen(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file) as (page, _):
+        whole = page.pdf(format="A4")
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = false)")
+        key = page.locator("#provenance ~ details td code").first
+        assert not key.evaluate("one => one.checkVisibility()")
+        folded = page.pdf(format="A4")
+        assert folded.startswith(b"%PDF")
+        assert len(re.findall(rb"/Type\s*/Page\b", folded)) == len(re.findall(rb"/Type\s*/Page\b", whole))
+        page.emulate_media(media="print")
+        shown = "one => one.checkVisibility() && one.getBoundingClientRect().height > 0"
+        parts = page.locator("details > :not(summary)")
+        assert parts.count() > 10
+        assert all(part.evaluate(shown) for part in parts.all())
+
+
+def test_headings_do_not_jump(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file) as (page, _):
+        levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map(one => Number(one.tagName[1]))")
+        assert levels[0] == 1
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_rows_of_data_and_critiques_can_be_told_apart_and_lead_to_their_stages(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file) as (page, _):
+        tables = page.locator("table.origins")
+        assert tables.count() == 2
+        for table in tables.all():
+            assert table.evaluate("one => one.parentElement.scrollWidth <= one.parentElement.clientWidth"), "cut off at 1280"
+            names = [row.inner_text() for row in table.locator("tbody tr").all()]
+            assert len(set(names)) == len(names)
+            for link in table.locator("a[data-stat]").all():
+                line = page.locator(f"[id='{(link.get_attribute('href') or '#')[1:]}']")
+                assert line.locator("code").count() >= 2
+        data, critiques = tables.all()
+        assert "the data set's own\toracle\tlab-debug" in data.inner_text()
+        assert "lab-web\tthe data set's own" in critiques.inner_text()
+        assert "a right answer reached by a wrong step it calls wrong" in page.locator("section:has(> h2#data)").inner_text()
+
+
+def test_protocols_stand_side_by_side_with_all_their_turns(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file) as (page, _):
+        title = page.locator("h3", has_text="Table 8, T=0.6").first
+        shown = title.locator("xpath=following-sibling::div[@class='samples'][1]")
+        assert shown.locator("h4").all_inner_texts() == ["Direct inference", "Two-stage self-critique"]
+        second = shown.locator(".sample").nth(1)
+        turns = second.locator("details p").all_inner_texts()
+        assert turns[:2] == ["1, solve", "2, critique"]
+        assert f"All {len(turns)} turns" in second.inner_text()
+        assert second.locator("details pre").count() == len(turns)
+
+
+def test_a_sweep_of_ones_own_has_its_plot_and_no_sections_of_the_paper(browser: Browser, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(TABLE2)
+    results = open_store(store)
+    report = build(results, ["mine"], overrides=SMALL, folder=tmp_path)
+    file = write_page(report, (), results, tmp_path / "mine.html")
+    with opened(browser, file) as (page, _):
+        assert page.locator("#figure-1, #temperature").count() == 0
+        assert page.locator("#t-mine ~ figure .strip svg[role=img]").count() == 3
+        assert page.locator("#t-mine").inner_text() == "Lab world: mine"
+
+
+def test_lab_models_on_other_data_are_not_called_the_lab_world(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "mine.yaml").write_text(OWN_DATA)
+    (table,) = build(open_store(tmp_path / "store"), ["mine"], folder=tmp_path).tables
+    assert table.title == "mine, lab models"
+    assert table.notes[0].startswith("Tiny models of the lab world, trained on local and tested on lab-basic, ")
+    assert not any("procedurally made" in note for note in table.notes)
 
 
 def test_a_number_leads_to_the_line_that_it_stands_on(browser: Browser, page_file: Path) -> None:
@@ -255,7 +368,7 @@ def test_hostile_texts_are_shown_and_do_nothing(browser: Browser, store: Path, t
         assert "<script>window.hacked = 1; alert(1)</script></pre></svg>" in shown
         assert "{{ 7*7 }}{% raw %}" in shown
         assert page.locator("th", has_text=label).first.is_visible()
-        assert page.locator("svg text", has_text="<script>alert(3)</script>").count()
+        assert page.locator(".strip-label", has_text="<script>alert(3)</script>").count()
 
 
 def test_private_texts_are_never_drawn(store: Path, report: Report) -> None:

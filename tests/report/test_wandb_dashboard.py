@@ -19,7 +19,10 @@ from cft_lab import __main__, pipeline
 from cft_lab.config import PROJECT_ROOT
 from cft_lab.hydra_config import Composer, initialized
 from cft_lab.published import published_values
-from cft_lab.report.build import build
+from cft_lab.report.build import build, build_study
+from cft_lab.report.claims import judge, read_claims
+from cft_lab.report.page_parts import COST_COLUMNS, Amount, CostPart
+from cft_lab.report.study import Study
 from cft_lab.report.wandb_dashboard import TRAINING, build_dashboard, panel_metrics, spec
 from cft_lab.results import open_store
 from cft_lab.sweeps import run_folder
@@ -91,6 +94,45 @@ def test_the_published_table_and_the_stores_own_are_in_it(tmp_path: Path) -> Non
     for value in published_values(8):
         assert f" {value.value:.1f} " in texts
     assert "not run" in texts
+
+
+def test_claims_stand_first_with_their_verdicts_and_costs_last(tmp_path: Path) -> None:
+    study = Study(open_store(tmp_path))
+    report, verdicts = build_study(study, ["lab/table2"]), judge(study, read_claims())
+    costs = [CostPart("candidates", ("k",), {name: Amount(None, 0, 1) for name in COST_COLUMNS} | {"seconds": Amount(90.0, 1, 2)})]
+    told = spec(build_dashboard(report, "p", "e", verdicts, costs))["spec"]
+    texts = "\n".join(found(told, "content"))
+    assert texts.index("The paper's claims**: 0 of 16 judged") < texts.index("Claims about the lab world**: 0 of 14 judged")
+    for verdict in verdicts:
+        assert verdict.claim.statement in texts
+    assert (
+        texts.index(verdicts[-1].claim.statement)
+        < texts.index("Lab twin of table 2")
+        < texts.index("| candidates | 1 | 90 (1 of 2) |")
+    )
+
+
+def test_arms_stand_beside_each_other_and_protocols_over_temperature(tmp_path: Path) -> None:
+    report = build(open_store(tmp_path), ["lab/table2", "lab/table8"])
+    told = spec(build_dashboard(report, "p", "e"))["spec"]
+    scatter = [panel["config"] for panels in found(told, "panels") for panel in panels if panel.get("viewType") == "Scatter Plot"]
+    assert [(one["xAxis"], one["yAxis"]) for one in scatter] == [
+        ("config:temperature.value", f"summary:{name}/accuracy") for name in ("lab-basic", "lab-applied")
+    ]
+    runsets = [one for sets in found(told, "runSets") for one in sets]
+    tags = {one["name"]: [line["value"] for line in one["filters"]["filters"][1:]] for one in runsets}
+    assert tags["Two-stage self-critique"] == [["table:lab/table8"], ["row:Two-stage self-critique"]]
+    assert tags["CFT"] == [["table:lab/table2"], ["row:lab-qwen2"], ["column:CFT"]]
+
+
+def test_the_command_takes_words_for_claims_and_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["wandb-dashboard", "claims", "--store", str(tmp_path), "--dry-run"]) == 0
+    assert "in project cft-lab: claims\n" in capsys.readouterr().out
+    assert __main__.main(["wandb-dashboard", "lab", "--store", str(tmp_path), "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert "Claims about the lab world" in shown
+    assert "The paper's claims" not in shown
+    assert "Lab world: Table 8" in shown
 
 
 def test_the_command_shows_it_without_a_network(
