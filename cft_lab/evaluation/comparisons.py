@@ -123,16 +123,6 @@ def detectable_difference(standard_error: float, power: float = POWER, confidenc
     return (z_value(confidence) + _power_quantile(power)) * standard_error
 
 
-def times_needed(shrinking: float, fixed: float, difference: float, power: float = POWER, confidence: float = 0.95) -> float | None:
-    """How many times as many items, or seeds, find a true difference with the given power.
-
-    `shrinking` is the part of the standard error that falls with their number, `fixed` the part that stays. None if no number would
-    do. Source: `detectable_difference`, solved for the number.
-    """
-    allowed = (difference / (z_value(confidence) + _power_quantile(power))) ** 2 - fixed**2
-    return shrinking**2 / allowed if allowed > 0 else None
-
-
 def detectable_paired(n: int, discordant: float, power: float = POWER, confidence: float = 0.95) -> float | None:
     """The smallest true difference that n paired items find, if cells disagree on a share `discordant` of items.
 

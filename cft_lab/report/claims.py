@@ -1,29 +1,35 @@
 """The paper's claims and what a store says of them.
 
-Claims are data (cft_lab/published/claims.yaml); their published effects are computed from published.csv. The rule of verdicts:
+Claims are data (cft_lab/published/claims.yaml); their published effects are computed from published.csv. Verdicts follow from an
+interval of the difference d that a claim is about:
 
-    replicated         the interval lies wholly in the claim's direction, beyond its margin
-    contradicted       the interval excludes the smallest effect of interest in that direction
-    not separable yet  neither; how many seeds or items would settle it is told
-    not run            a cell is missing
+                 replicated               contradicted
+    greater      wholly above 0           paper: wholly below the smallest effect of interest; lab: wholly below 0
+    close        wholly within +-margin   wholly beyond it on one side
+    not better   wholly below the margin  wholly above the margin (in the lab the margin is 0)
+
+`not separable yet` is all between, with the seeds or items that would settle it; `not run` is said where a cell is missing. So lab
+claims are judged on direction only, except for `close`, which means nothing without its margin. `rule_of` says it of one claim.
 
 Intervals hold for all claims of a family (the paper's, or the lab's) at once: each is at 1 - 0.05 / (their number), Bonferroni's
 correction. The family is all claims of the file, whether they were run or not, so that a verdict does not change with other cells.
+With one training run of each arm an interval is over items only, and a verdict says so (`qualified`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from cft_lab.evaluation.comparisons import detectable_difference, holm, times_needed
+from cft_lab.evaluation.comparisons import POWER, holm
 from cft_lab.report.deltas import published_difference
-from cft_lab.report.measure import Compared, NotComparable
-from cft_lab.report.tables import AVG, ITEMS, ITEMS_AND_SEEDS
+from cft_lab.report.measure import NotComparable
+from cft_lab.report.power import Needed, chance, needed
+from cft_lab.report.seeds import Compared
+from cft_lab.report.tables import AVG, ITEMS
 
 if TYPE_CHECKING:
     from cft_lab.report.arms import Arm
@@ -32,6 +38,12 @@ if TYPE_CHECKING:
 ERROR_RATE = 0.05  # the chance of any false verdict in a family of claims
 
 KINDS = ("greater", "close", "not_better")
+_SEEN, _SMALLEST, _TO_BOUND = (
+    "the difference seen",
+    "the smallest effect of interest",
+    "the distance of the difference seen to a bound",
+)
+_ONE_RUN = "One training run of each arm: what another training would change is not in this interval."
 REPLICATED, CONTRADICTED, NOT_SEPARABLE, NOT_RUN = "replicated", "contradicted", "not separable yet", "not run"
 
 
@@ -48,9 +60,8 @@ class Claim:
     """What is claimed of one number: d = the mean of the cells of `first`, minus that of the best of `rivals`, on `benchmark`.
 
     greater: d is above 0. close: d lies within plus or minus `margin`. not_better: d is below `margin`. `smallest_effect` is the
-    smallest d that would matter. Both are fractions. `scale` is paper or lab; of the lab world only the direction is judged: there
-    `greater` is contradicted by d below 0, not below the smallest effect, which only says what power is asked for, and
-    `not_better` has no margin.
+    smallest d that would matter. Both are fractions. `scale` is paper or lab; `direction_only` is what the lab's are judged on, but
+    for `close`: there the smallest effect only says what power is asked for at least, and `not_better` has no margin.
     """
 
     id: str
@@ -64,16 +75,27 @@ class Claim:
     smallest_effect: float = 0.0
     margin: float = 0.0
 
+    @property
+    def direction_only(self) -> bool:
+        """Whether only the sign of d is judged."""
+        return self.scale == "lab" and self.kind != "close"
+
+    @property
+    def contradicted_below(self) -> float:
+        """For `greater`: an interval wholly below this contradicts it."""
+        return 0.0 if self.direction_only else self.smallest_effect
+
 
 @dataclass(frozen=True)
 class Verdict:
     """What a store says of a claim: replicated, contradicted, not separable yet, or not run; fractions, None if not run.
 
     `low` and `high` are limits of the interval at `confidence`, corrected for the number of claims in the family; `covers` says
-    what it is over. `published` is the effect by the paper's printed values in the version asked for. `seeds_needed` (in each
-    trained arm) and `items_needed` (of the benchmarks together) would each, alone, separate the smallest effect of interest with
-    80 % power; None if that alone cannot. `both_needed`, seeds on items, do so together; None if one alone can. `reason` is one
-    sentence; `command` makes what is missing. `first` and `rivals` are ids of arms.
+    what it is over; `one_run`: trained arms have one run each, and it leaves out what another training would change. `published`
+    is the effect by the paper's printed values in the version asked for. `p_holm` is Holm's p-value of d at the claim's bound, None
+    for `close`. `seeds_needed` (in each trained arm) and `items_needed` (of the benchmarks together) would each, alone, find
+    `sought` with 80 % power; None if that alone cannot. `both_needed`, seeds on items, do so together; None if one alone can.
+    `reason` says what was found and what is lacking; `command` makes what is missing. `first` and `rivals` are ids of arms.
     """
 
     claim: Claim
@@ -85,15 +107,22 @@ class Verdict:
     covers: str = ITEMS
     n_items: int = 0
     seeds: int = 0
+    one_run: bool = False
     published: float | None = None
     p_holm: float | None = None
     seeds_needed: int | None = None
     items_needed: int | None = None
     both_needed: tuple[int, int] | None = None
+    sought: str = ""
     reason: str = ""
     command: str | None = None
     first: tuple[str, ...] = ()
     rivals: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def qualified(self) -> str:
+        """The verdict as it should be shown: with one training run of each arm it says so."""
+        return f"{self.word}, on one training run" if self.one_run else self.word
 
     @property
     def settled_by(self) -> str:
@@ -102,6 +131,12 @@ class Verdict:
         ways += [f"{self.items_needed:,} items of this kind"] if self.items_needed is not None else []
         if self.both_needed is not None:
             ways.append(f"{self.both_needed[0]:,} seeds of each trained arm on {self.both_needed[1]:,} items of this kind")
+        if self.one_run and self.word == NOT_SEPARABLE:
+            ways = [
+                "at least 2 seeds of each trained arm, to know how much they matter",
+                *(f"then, if little, {way}" for way in ways),
+            ]
+            return ", and ".join(ways)
         return " or ".join(ways)
 
 
@@ -165,7 +200,8 @@ def _judge(study: Study, swept: SweepArms, claim: Claim, confidence: float) -> V
     except NotComparable as reason:
         return dataclasses.replace(blank, reason=_why_not(reason, [*first, *(arm for group in rivals for arm in group)]))
     word = decide(claim, compared.low, compared.high)
-    seeds, items, both = needed(claim, compared, confidence) if word == NOT_SEPARABLE else (None, None, None)
+    sought = effect_to_find(claim, compared, confidence)
+    wanted = needed(compared, sought.effect, confidence, sought.power) if word == NOT_SEPARABLE else Needed()
     found = dataclasses.replace(
         blank,
         word=word,
@@ -176,13 +212,15 @@ def _judge(study: Study, swept: SweepArms, claim: Claim, confidence: float) -> V
         covers=compared.covers,
         n_items=compared.n_items,
         seeds=compared.seeds,
-        p_holm=compared.p_value(),
-        seeds_needed=seeds,
-        items_needed=items,
-        both_needed=both,
+        one_run=compared.blind_to_seeds,
+        p_holm=None if claim.kind == "close" else compared.p_value(claim.margin),
+        seeds_needed=wanted.seeds,
+        items_needed=wanted.items,
+        both_needed=wanted.both,
+        sought=sought.told if word == NOT_SEPARABLE else "",
         command=None,
     )
-    return dataclasses.replace(found, reason=_reason(found, compared, confidence))
+    return dataclasses.replace(found, reason=_reason(found, compared))
 
 
 def _why_not(reason: NotComparable, arms: Sequence[Arm]) -> str:
@@ -200,46 +238,69 @@ def decide(claim: Claim, low: float, high: float) -> str:
         return REPLICATED if high < claim.margin else CONTRADICTED if low > claim.margin else NOT_SEPARABLE
     if low > claim.margin:
         return REPLICATED
-    return CONTRADICTED if high < (claim.smallest_effect if claim.scale == "paper" else 0.0) else NOT_SEPARABLE
+    return CONTRADICTED if high < claim.contradicted_below else NOT_SEPARABLE
 
 
-def needed(claim: Claim, compared: Compared, confidence: float) -> tuple[int | None, int | None, tuple[int, int] | None]:
-    """Seeds of each trained arm, and items, that would each alone find `effect_to_find` with 80 % power: None where more of that
-    alone would never do. Where neither would, the seeds and items that do so together, as many times more of either.
-    """
-    effect = effect_to_find(claim, compared, confidence)
-    if effect <= 0:
-        return None, None, None
-    seeds = times_needed(compared.seed_se, compared.item_se, effect, confidence=confidence)
-    items = times_needed(compared.item_se, compared.seed_se, effect, confidence=confidence)
-    known = compared.covers == ITEMS_AND_SEEDS and compared.seed_se > 0
-    enough_seeds = max(compared.seeds + 1, math.ceil(seeds * compared.seeds)) if known and seeds is not None else None
-    enough_items = max(compared.n_items + 1, math.ceil(items * compared.n_items)) if items is not None else None
-    times = times_needed(compared.standard_error, 0.0, effect, confidence=confidence)
-    if times is None or enough_seeds is not None or enough_items is not None:
-        return enough_seeds, enough_items, None
-    return None, None, (math.ceil(times * compared.seeds), math.ceil(times * compared.n_items))
-
-
-def effect_to_find(claim: Claim, compared: Compared, confidence: float) -> float:
-    """The difference that has to be found for a verdict: the claim's margin, or its smallest effect of interest.
-
-    Where the items and seeds that there are would find this four times in five and the interval still holds both answers, the truth
-    is near a bound: then it is the distance of the observed difference to the bound that it could pass first.
-    """
-    effect = claim.margin or claim.smallest_effect
-    if detectable_difference(compared.standard_error, confidence=confidence) > effect:
-        return effect
+def rule_of(claim: Claim) -> str:
+    """One sentence: the rule of `decide` for this claim."""
+    margin = f"{100 * claim.margin:.1f} points"
     if claim.kind == "close":
-        return abs(abs(compared.estimate) - claim.margin)
+        return (
+            f"Replicated if the interval lies wholly within plus or minus {margin}, the margin of this claim; "
+            "contradicted if it lies wholly beyond on one side."
+        )
+    bound = margin if claim.margin else "0"
     if claim.kind == "not_better":
-        return abs(compared.estimate - claim.margin)
-    contradicted = claim.smallest_effect if claim.scale == "paper" else 0.0
-    return max(compared.estimate - claim.margin, contradicted - compared.estimate)
+        return f"Replicated if the interval lies wholly below {bound}; contradicted if it lies wholly above."
+    if claim.contradicted_below == claim.margin:
+        return f"Replicated if the interval lies wholly above {bound}; contradicted if it lies wholly below."
+    return (
+        f"Replicated if the interval lies wholly above {bound}; contradicted if it lies wholly below "
+        f"{100 * claim.contradicted_below:.1f} points, the smallest effect of interest."
+    )
+
+
+@dataclass(frozen=True)
+class Sought:
+    """A difference that has to be found for a verdict, what it is, and the power on one side that is asked for."""
+
+    effect: float
+    name: str
+    power: float = POWER
+
+    @property
+    def told(self) -> str:
+        """In words, in points."""
+        return f"{100 * self.effect:.1f} points, {self.name}"
+
+
+def effect_to_find(claim: Claim, compared: Compared, confidence: float) -> Sought:
+    """The claim's margin, or its smallest effect of interest; judged on direction only, the difference seen if that is larger.
+
+    `close` has to be told from either side of its margin, so that each may be missed half as often. Where the items and seeds that
+    there are would find this four times in five and the interval still holds both answers, the truth is near a bound: then it is
+    the distance of the observed difference to the bound that it could pass first.
+    """
+    if claim.direction_only:
+        seen = abs(compared.estimate)
+        found = Sought(seen, _SEEN) if seen >= claim.smallest_effect else Sought(claim.smallest_effect, _SMALLEST)
+    elif claim.kind == "close":
+        found = Sought(claim.margin, "the margin", (1 + POWER) / 2)
+    else:
+        found = Sought(claim.margin, "the margin") if claim.margin else Sought(claim.smallest_effect, _SMALLEST)
+    if chance(compared, found.effect, confidence) < found.power:
+        return found
+    if claim.direction_only:
+        return Sought(abs(compared.estimate), _SEEN)
+    if claim.kind == "close":
+        return Sought(abs(abs(compared.estimate) - claim.margin), _TO_BOUND)
+    if claim.kind == "not_better":
+        return Sought(abs(compared.estimate - claim.margin), _TO_BOUND)
+    return Sought(max(compared.estimate - claim.margin, claim.contradicted_below - compared.estimate), _TO_BOUND)
 
 
 def _with_holm(verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
-    """The verdicts with p-values (of a difference of 0) adjusted over those of their family that were run."""
+    """The verdicts with p-values adjusted over those of their family that were run and have one."""
     for scale in ("paper", "lab"):
         family = [verdict for verdict in verdicts if verdict.claim.scale == scale]
         adjusted = holm({verdict.claim.id: verdict.p_holm for verdict in family if verdict.p_holm is not None})
@@ -247,16 +308,19 @@ def _with_holm(verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
             yield dataclasses.replace(verdict, p_holm=adjusted.get(verdict.claim.id))
 
 
-def _reason(verdict: Verdict, compared: Compared, confidence: float) -> str:
-    """One sentence that follows from the numbers."""
+def _reason(verdict: Verdict, compared: Compared) -> str:
+    """One sentence that follows from the numbers, and a second where there is one training run of each arm."""
     low, high = 100 * compared.low, 100 * compared.high
     told = (
-        f"{100 * compared.estimate:+.1f} points [{low:+.1f}, {high:+.1f}] at {100 * confidence:.2f} % over {compared.covers}, "
-        f"{compared.n_items:,} items"
+        f"{100 * compared.estimate:+.1f} points [{low:+.1f}, {high:+.1f}] at {100 * (verdict.confidence or 0):.2f} % over "
+        f"{compared.covers}, {compared.n_items:,} items"
     )
-    if verdict.word != NOT_SEPARABLE:
-        return f"{told}."
-    if not verdict.settled_by:
-        return f"{told}; it lies on the very bound, and no number of seeds or items follows from that."
-    effect = 100 * effect_to_find(verdict.claim, compared, confidence)
-    return f"{told}; it would take {verdict.settled_by} to separate {effect:.1f} points four times in five."
+    if compared.seeds:
+        told += f", {compared.seeds} seed{'s' if compared.seeds > 1 else ''} of each trained arm"
+    if compared.spread is not None and compared.spread.borrowed:
+        told += f"; how much seeds matter is taken from other arms of the table ({compared.spread.degrees} degrees of freedom)"
+    if verdict.word == NOT_SEPARABLE and verdict.settled_by:
+        told += f"; it would take {verdict.settled_by} to separate {verdict.sought}, four times in five"
+    elif verdict.word == NOT_SEPARABLE:
+        told += "; it lies on the very bound, and no number of seeds or items follows from that"
+    return f"{told}.{f' {_ONE_RUN}' if verdict.one_run else ''}"

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from cft_lab.evaluation.resampling import Resampler, minus_best
 from cft_lab.evaluation.statistics import item_interval, macro_difference_interval, macro_interval, seed_sd, z_value
 from cft_lab.report.arms import Arm, Measured, Run
-from cft_lab.report.tables import ITEMS, ITEMS_AND_SEEDS, Value
+from cft_lab.report.seeds import LEAST_BORROWED_DEGREES, Compared, SeedSpread, independent_spread, shared_spread, with_seeds
+from cft_lab.report.tables import Value
 from cft_lab.results import Results
 from cft_lab.results.grades import ItemScores
 
@@ -25,54 +26,6 @@ if TYPE_CHECKING:
 
 _SEED = 0  # of the bootstrap: the same store gives the same report
 Group = Sequence[Arm]  # arms that are averaged
-
-
-@dataclass(frozen=True)
-class SeedSpread:
-    """How much the mean of a run varies with its training seed, beyond what chance over items explains.
-
-    `variance` is that of one run's mean, `observed` the variance of runs' means that it was taken from, with `degrees` of freedom.
-    Both are pooled over the arms of a table that were trained several times; `shared`: the arms stand on the same trainings, so
-    that this is what is left after each training's own level.
-    """
-
-    variance: float
-    observed: float
-    degrees: int
-    shared: bool
-
-
-@dataclass(frozen=True)
-class Compared:
-    """First minus the best rival. `item_se` and `seed_se` are standard errors; `degrees` of freedom are those of both together.
-
-    `seeds` counts the runs of the trained arm that has fewest; `best` is the place of the rival that is best on these items.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    item_se: float
-    seed_se: float
-    degrees: float
-    covers: str
-    n_items: int
-    seeds: int
-    best: int
-
-    @property
-    def standard_error(self) -> float:
-        """Over items and, where known, seeds."""
-        return math.hypot(self.item_se, self.seed_se)
-
-    def p_value(self, bound: float = 0.0) -> float:
-        """Two-sided, for a difference of `bound`: Student's t with the degrees of freedom of the standard error."""
-        from scipy.special import stdtr
-
-        if self.standard_error == 0:
-            return 1.0 if self.estimate == bound else 0.0
-        t = abs(self.estimate - bound) / self.standard_error
-        return float(2 * stdtr(self.degrees, -t))
 
 
 class NotComparable(ValueError):  # noqa: N818  (it is no failure: a report says it)
@@ -165,10 +118,13 @@ class Measures:
             draws = [self._resampled(place, groups, benchmarks, scores) for place in range(len(groups))]
             drawn = minus_best(draws[0], draws[1:], estimate, confidence)
             low, high = min(low, drawn[0]), max(high, drawn[1])
-        trained = [group for group in (groups[0], groups[best]) if group[0].trained]
-        spread = self._spread(pool, [*first, *groups[best]], benchmarks) if trained else None
-        runs = [sum(len(self._whole(arm, benchmarks)) for arm in group) for group in trained]
-        return _with_seeds(estimate, (low, high), spread, runs, sum(len(part[0]) for part in scores), best - 1, confidence)
+        n_items = sum(len(part[0]) for part in scores)
+        item_se = (high - low) / (2 * z_value(confidence))
+        trained = [group for group in (groups[0], groups[best]) if any(arm.trained for arm in group)]
+        seeds = min((len(self._trainings(arm, benchmarks)) for group in trained for arm in group if arm.trained), default=0)
+        found = Compared(estimate, low, high, item_se, max(n_items - 1, 1), n_items, seeds, best - 1)
+        share = math.fsum(self._share(group, benchmarks) for group in trained)
+        return with_seeds(found, self._spread(trained, pool, benchmarks), share, confidence)
 
     def _group_scores(self, groups: Sequence[Group], benchmark: str, whole: Sequence[str]) -> list[np.ndarray]:
         """Scores of the items that all arms have, an array [items] for each group: the mean over its arms' runs that are
@@ -241,115 +197,94 @@ class Measures:
         found: np.ndarray = np.mean(total, axis=0)
         return found
 
-    def _spread(self, pool: Sequence[Arm], compared: Sequence[Arm], benchmarks: Sequence[str]) -> SeedSpread | None:
-        """The spread of seeds, from the arms of `pool` that stand on the trainings of the compared ones if these share them."""
-        trainings = {_trainings(arm) for arm in compared}
-        shared = len(trainings) == 1 and len(compared) > 1
-        arms = [arm for arm in pool if arm.trained and (not shared or _trainings(arm) in trainings)]
-        place = (shared, tuple(benchmarks), tuple(arm.id for arm in arms))
+    def _trainings(self, arm: Arm, benchmarks: Sequence[str]) -> dict[Any, list[Run]]:
+        """An arm's runs by the training that they stand on."""
+        found: dict[Any, list[Run]] = {}
+        for run in self._whole(arm, benchmarks):
+            found.setdefault(run.training or run.scores_keys, []).append(run)
+        return found
+
+    def _share(self, group: Group, benchmarks: Sequence[str]) -> float:
+        """The variance of a group's mean as a multiple of that of one training's mean: the squared weights of its trainings."""
+        weights: dict[Any, float] = {}
+        for arm in group:
+            runs = self._trainings(arm, benchmarks) if arm.trained else {}
+            for training, own in runs.items():
+                weights[training] = weights.get(training, 0.0) + len(own) / sum(map(len, runs.values())) / len(group)
+        return math.fsum(weight**2 for weight in weights.values())
+
+    def _spread(self, compared: Sequence[Group], pool: Sequence[Arm], benchmarks: Sequence[str]) -> SeedSpread | None:
+        """The spread of trainings that matters to groups with trained arms, from all of the table that is comparable to them.
+
+        Groups on the same trainings are paired by training, and groups of several cells averaged within each: they are looked at
+        beside those of the table that are like them. Where the cells of a group stand on different trainings, single cells tell.
+        """
+        on = {arm.id: frozenset(self._trainings(arm, benchmarks)) for group in compared for arm in group if arm.trained}
+        together = all(len({on.get(arm.id) for arm in group}) == 1 for group in compared)
+        shared = len(compared) == 2 and len(set(on.values())) == 1 and together
+        groups = [[arm] for arm in pool if arm.trained]
+        if shared or (together and any(len(group) > 1 for group in compared)):
+            groups = _comparable(compared, [arm for arm in pool if arm.trained])
+        if shared:
+            ours = next(iter(on.values()))
+            groups = [group for group in groups if all(frozenset(self._trainings(arm, benchmarks)) == ours for arm in group)]
+        borrowed = max(map(len, on.values()), default=0) < 2
+        place = (shared, borrowed, tuple(benchmarks), tuple(tuple(arm.id for arm in group) for group in groups))
         if place not in self._spreads:
-            blocks = [self._block(arm, benchmarks) for arm in arms]
-            known = [block for block in blocks if block is not None]
-            self._spreads[place] = _shared_spread(known) if shared else _pooled_spread(known)
+            self._spreads[place] = self._spread_of(groups, benchmarks, shared=shared, borrowed=borrowed)
         return self._spreads[place]
 
-    def _block(self, arm: Arm, benchmarks: Sequence[str]) -> list[np.ndarray] | None:
-        """An arm's scores [runs, items] on each benchmark; None for fewer than two runs."""
-        whole = self._whole(arm, benchmarks)
-        if len(whole) < 2:
-            return None
-        return [self._matrix([(run, benchmark) for run in whole])[1] for benchmark in benchmarks]
+    def _spread_of(self, groups: Sequence[Group], benchmarks: Sequence[str], *, shared: bool, borrowed: bool) -> SeedSpread | None:
+        if shared:
+            import numpy as np
+
+            if borrowed:
+                return None
+            return shared_spread([np.stack(self._by_training(groups, benchmark, benchmarks)) for benchmark in benchmarks])
+        classes: dict[Any, list[list[np.ndarray]]] = {}
+        for group in groups:
+            on = {frozenset(self._trainings(arm, benchmarks)) for arm in group}
+            if len(on) == 1 and len(next(iter(on))) > 1:
+                scores = [self._by_training([group], benchmark, benchmarks)[0] for benchmark in benchmarks]
+                classes.setdefault(next(iter(on)), []).append(scores)
+        found = independent_spread(list(classes.values()), borrowed=borrowed)
+        return None if found is None or (borrowed and found.degrees < LEAST_BORROWED_DEGREES) else found
+
+    def _by_training(self, groups: Sequence[Group], benchmark: str, whole: Sequence[str]) -> list[np.ndarray]:
+        """Scores [trainings, items] of groups, the mean of a group's cells within each training, on the items that all have."""
+        import numpy as np
+
+        places = [(g, arm, training) for g, group in enumerate(groups) for arm in group for training in self._trainings(arm, whole)]
+        runs = [self._trainings(arm, whole)[training] for _, arm, training in places]
+        _, rows = self._matrix([(run, benchmark) for own in runs for run in own])
+        parts = np.split(rows, np.cumsum([len(own) for own in runs])[:-1])
+        found: list[dict[Any, list[np.ndarray]]] = [{} for _ in groups]
+        for (place, _, training), part in zip(places, parts, strict=True):
+            found[place].setdefault(training, []).append(part.mean(axis=0))
+        order = list(found[0]) if len(groups) > 1 else None
+        return [np.stack([np.mean(one[training], axis=0) for training in order or one]) for one in found]
 
 
-def _pooled_spread(blocks: Sequence[Sequence[np.ndarray]]) -> SeedSpread | None:
-    """From arms trained independently: one-way over runs' means, less the part of it that is chance over items."""
-    if not blocks:
-        return None
-    squares = noise = 0.0
-    degrees = 0
-    for block in blocks:
-        means = sum(rows.mean(axis=1) for rows in block) / len(block)
-        free = len(means) - 1
-        squares += float(((means - means.mean()) ** 2).sum())
-        noise += free * math.fsum(_rest(rows) / rows.shape[1] for rows in block) / len(block) ** 2
-        degrees += free
-    observed = squares / degrees
-    return SeedSpread(max(0.0, observed - noise / degrees), observed, degrees, shared=False)
+def _comparable(compared: Sequence[Group], pool: Sequence[Arm]) -> list[list[Arm]]:
+    """The compared groups and what of the pool is like them: every row's group of the same columns; for cells of one row, the row.
 
-
-def _rest(rows: np.ndarray) -> float:
-    """Mean square of what seed and item leave unexplained (`statistics.variance_components`), for scores [seeds, items]."""
-    rest = rows - rows.mean(axis=0) - rows.mean(axis=1)[:, None] + rows.mean()
-    degrees: int = (rows.shape[0] - 1) * (rows.shape[1] - 1)
-    return float((rest**2).sum()) / degrees
-
-
-def _shared_spread(blocks: Sequence[Sequence[np.ndarray]]) -> SeedSpread | None:
-    """From arms that stand on the same trainings: what is left of runs' means after each arm's and each training's level."""
-    import numpy as np
-
-    shapes = {tuple(rows.shape for rows in block) for block in blocks}
-    if len(blocks) < 2 or len(shapes) > 1:  # or items were lost in one of them
-        return None
-    means = np.array([sum(rows.mean(axis=1) for rows in block) / len(block) for block in blocks])  # [arms, runs]
-    left = means - means.mean(axis=0) - means.mean(axis=1)[:, None] + means.mean()
-    degrees = (means.shape[0] - 1) * (means.shape[1] - 1)
-    noise = 0.0
-    for place in range(len(blocks[0])):
-        cube = np.stack([block[place] for block in blocks])  # [arms, runs, items]
-        for axis in range(3):
-            cube = cube - cube.mean(axis=axis, keepdims=True)
-        noise += float((cube**2).sum()) / (degrees * (cube.shape[2] - 1)) / cube.shape[2] / len(blocks[0]) ** 2
-    observed = float((left**2).sum()) / degrees
-    return SeedSpread(max(0.0, observed - noise), observed, degrees, shared=True)
-
-
-def _with_seeds(
-    estimate: float,
-    interval: tuple[float, float],
-    spread: SeedSpread | None,
-    runs: Sequence[int],
-    n_items: int,
-    best: int,
-    confidence: float,
-) -> Compared:
-    """Widens an interval over items for the spread of seeds; `runs` are those behind each trained side.
-
-    The standard error of both is Student's t with Satterthwaite's degrees of freedom (Biometrics Bulletin 2 (1946) 110). What it
-    has beyond the items' is added to either distance in squares, as `statistics.combine` does.
+    Cells of one row may react alike to a training (one way of answering at four temperatures): beside another row's they would
+    count as many, and as too much alike.
     """
-    low, high = interval
-    item_se = (high - low) / (2 * z_value(confidence))
-    seeds = min(runs, default=1)
-    if spread is None:
-        return Compared(estimate, low, high, item_se, 0.0, max(n_items - 1, 1), ITEMS, n_items, seeds, best)
-    share = math.fsum(1 / count for count in runs)
-    seed_variance, both = spread.variance * share, item_se**2 + spread.variance * share
-    uncertain = item_se**4 / max(n_items - 1, 1) + (spread.observed * share) ** 2 / spread.degrees if seed_variance else 0.0
-    degrees = max(1.0, both**2 / uncertain) if uncertain else max(n_items - 1, 1)
-    more = max(0.0, (_t_value(degrees, confidence) ** 2 * both) - (z_value(confidence) * item_se) ** 2) if seed_variance else 0.0
-    return Compared(
-        estimate,
-        max(-1.0, estimate - math.sqrt((estimate - low) ** 2 + more)),
-        min(1.0, estimate + math.sqrt((high - estimate) ** 2 + more)),
-        item_se,
-        math.sqrt(seed_variance),
-        degrees,
-        ITEMS_AND_SEEDS,
-        n_items,
-        seeds,
-        best,
-    )
-
-
-def _t_value(degrees: float, confidence: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, 0.5 + confidence / 2))
-
-
-def _trainings(arm: Arm) -> tuple[str | None, ...]:
-    return tuple(run.training for run in arm.runs)
+    found = {tuple(arm.id for arm in group): list(group) for group in compared}
+    rows = {arm.cell.row for group in compared for arm in group}
+    columns = {tuple(arm.cell.column for arm in group) for group in compared}
+    alike: list[list[Arm]] = []
+    if len(columns) == 1 and all(len({arm.cell.row for arm in group}) == 1 for group in compared):
+        names = next(iter(columns))
+        for row in dict.fromkeys(arm.cell.row for arm in pool):
+            at = {arm.cell.column: arm for arm in pool if arm.cell.row == row}
+            alike += [[at[name] for name in names]] if set(names) <= set(at) else []
+    elif all(len(group) == 1 for group in compared):
+        alike = [[arm] for arm in pool if len(rows) > 1 or arm.cell.row in rows]
+    for group in alike:
+        found.setdefault(tuple(arm.id for arm in group), group)
+    return list(found.values())
 
 
 def _mean_or_none(values: Sequence[float | None]) -> float | None:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cft_lab.published import PRINTED_BENCHMARKS, SOURCE
-from cft_lab.report.claims import Verdict
+from cft_lab.report.claims import Verdict, rule_of
 from cft_lab.report.csv_tables import tables_csv, written
 from cft_lab.report.tables import (
     AVG,
     CONFLICT,
     FAILED,
-    ITEMS,
     MEASURED,
     MISSING,
     PUBLISHED,
@@ -37,6 +36,10 @@ FORMATS = ("md", "tex", "csv", "html")
 WORDS = {MISSING: "not run", FAILED: "failed", CONFLICT: "refused", PUBLISHED: "-"}
 _NONE = "-"
 _PROBLEMS = 20  # records that cannot be used which a report lists before it counts
+_HOLM = (
+    "The verdict is by the interval at this level. p is two-sided for a difference at the claim's bound, adjusted by Holm over the "
+    "claims that were run, and may differ from it; a claim of closeness has none."
+)
 _INTERVALS = "Accuracy in % [95 % interval over items]"
 
 
@@ -193,11 +196,21 @@ def _delta_parts(table: ReportTable) -> Iterator[Part]:
     rows = []
     for place in labels:
         own = {delta.benchmark: delta for delta in table.deltas if (delta.label, delta.first, delta.rivals) == place}
-        rows.append((Cell(place[0]), *(_difference(own[name], table.scale) for name in table.benchmarks)))
-    covers = next((delta.covers for delta in table.deltas if delta.estimate is not None), ITEMS)
-    title = f"Difference in points, paired by item [95 % interval over {covers}]"
+        known = [own[name] for name in table.benchmarks if own[name].estimate is not None]
+        seeds, covers = _span(delta.seeds for delta in known), " or ".join(dict.fromkeys(delta.covers for delta in known))
+        items = own[AVG].n_items if own[AVG].estimate is not None else 0
+        texts = (f"{items:,}" if items else _NONE, seeds, covers or _NONE)
+        rows.append((Cell(place[0]), *map(Cell, texts), *(_difference(own[name], table.scale) for name in table.benchmarks)))
+    title = "Difference in points, paired by item [95 % interval]"
     title += "; published in brackets" if table.scale == "paper" else ""
-    yield Part(title, ("difference", *(benchmark_name(name) for name in table.benchmarks)), tuple(rows))
+    head = ("difference", "items", "seeds", "interval over", *(benchmark_name(name) for name in table.benchmarks))
+    yield Part(title, head, tuple(rows), texts=(3,))
+
+
+def _span(counts: Iterable[int]) -> str:
+    """One number, or the least and the most; a dash for those without trained arms."""
+    found = sorted({count for count in counts if count})
+    return f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0]) if found else _NONE
 
 
 def _difference(delta: Delta, scale: str) -> Cell:
@@ -247,19 +260,20 @@ def claims_section(verdicts: Sequence[Verdict]) -> Section:
     """The verdicts on all claims as grids of texts."""
     titles = {
         "paper": f"Claims of {SOURCE}, judged on this store",
-        "lab": "The same claims about the lab world, judged on direction only: they say nothing about the paper's models",
+        "lab": "The same claims about the lab world, judged on direction only, but for close ones, which keep their margin: "
+        "they say nothing about the paper's models",
     }
     parts = []
     for scale, title in titles.items():
         rows = [_verdict(verdict) for verdict in verdicts if verdict.claim.scale == scale]
         published = ("published, points",) if scale == "paper" else ()
-        head = ("claim", "verdict", "measured, points", *published, "p (Holm)", "why")
-        kept = rows if scale == "paper" else [(*row[:3], *row[4:]) for row in rows]
+        head = ("claim", "verdict", "measured, points", "seeds", *published, "p (Holm)", "why")
+        kept = rows if scale == "paper" else [(*row[:4], *row[5:]) for row in rows]
         parts.append(Part(title, head, tuple(kept), texts=(1, len(head) - 1)))
     parts = [part for part in parts if part.rows]
     families = {verdict.claim.scale: verdict.confidence for verdict in verdicts if verdict.confidence is not None}
     notes = [f"Intervals of the {name} claims hold together at 95 %: each is at {100 * at:.2f} %." for name, at in families.items()]
-    notes += [SEEDS_NOTE] if any(verdict.estimate is not None for verdict in verdicts) else []
+    notes += [_HOLM, SEEDS_NOTE] if families else []
     lacking = {verdict.claim.sweep: verdict.command for verdict in verdicts if verdict.command is not None}
     to_make = tuple((f"{sweep} is not run whole", command) for sweep, command in lacking.items())
     return Section("claims", "Claims", "Which claims stand in this store", tuple(parts), tuple(notes), to_make)
@@ -271,8 +285,9 @@ def _verdict(verdict: Verdict) -> tuple[Cell, ...]:
         measured = f"{points(verdict.estimate)} [{points(verdict.low)}, {points(verdict.high)}]"
     return (
         Cell(verdict.claim.statement),
-        Cell(verdict.word, verdict.word),
+        Cell(verdict.qualified, verdict.word, rule_of(verdict.claim)),
         Cell(measured),
+        Cell(str(verdict.seeds) if verdict.seeds else _NONE),
         Cell(points(verdict.published)),
         Cell(_NONE if verdict.p_holm is None else f"{verdict.p_holm:.2g}"),
         Cell(verdict.reason),
@@ -282,8 +297,8 @@ def _verdict(verdict: Verdict) -> tuple[Cell, ...]:
 def claims_csv(verdicts: Sequence[Verdict]) -> str:
     """Every verdict, one a line; fractions as they are."""
     names = (
-        *("estimate", "low", "high", "confidence", "covers", "n_items", "seeds", "published", "p_holm"),
-        *("seeds_needed", "items_needed", "settled_by", "reason", "command"),
+        *("qualified", "estimate", "low", "high", "confidence", "covers", "n_items", "seeds", "published", "p_holm"),
+        *("seeds_needed", "items_needed", "settled_by", "sought", "reason", "command"),
     )
     places = ((one.claim.id, one.claim.scale, one.claim.kind, one.claim.benchmark, one.word) for one in verdicts)
     lines = ((*place, *(getattr(one, name) for name in names)) for place, one in zip(places, verdicts, strict=True))

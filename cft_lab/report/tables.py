@@ -82,9 +82,9 @@ class Row:
 class Delta:
     """First minus the best of its rivals on one benchmark, the best chosen anew in every resample; 95 % interval, paired by item.
 
-    `seeds` are the runs behind the arm that has fewest; `covers` says what the interval is over: items, or items and training
-    seeds. `first` and `rivals` are ids of arms. `estimate`, `low` and `high` are None where an arm is not measured, or not on the
-    same items; `reason` says so. `published` is the same difference of printed values.
+    `seeds` are the trainings behind the trained arm that has fewest, 0 if none is trained; `covers` says what the interval is over:
+    items, or items and training seeds. `first` and `rivals` are ids of arms. `estimate`, `low` and `high` are None where an arm is
+    not measured, or not on the same items; `reason` says so. `published` is the same difference of printed values.
     """
 
     label: str

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cft_lab.evaluation.comparisons import bootstrap_difference, bootstrap_minus_best, detectable_difference, times_needed
+from cft_lab.evaluation.comparisons import bootstrap_difference, bootstrap_minus_best
 from cft_lab.evaluation.resampling import Resampler, minus_best
 
 
@@ -33,10 +33,3 @@ def test_all_arms_of_a_benchmark_see_the_same_items_and_benchmarks_see_different
     assert np.allclose(resampler.means("b", scores), 1 - resampler.means("b", 1 - scores))
     assert abs(np.corrcoef(resampler.means("b", scores), resampler.means("c", scores))[0, 1]) < 0.2
     assert np.array_equal(Resampler(1, 500).means("b", scores), resampler.means("b", scores))
-
-
-def test_times_needed_is_the_inverse_of_the_detectable_difference() -> None:
-    times = times_needed(0.03, 0.01, 0.05)
-    assert times is not None
-    assert detectable_difference(np.hypot(0.03 / np.sqrt(times), 0.01)) == pytest.approx(0.05)
-    assert times_needed(0.03, 0.02, 0.05) is None
