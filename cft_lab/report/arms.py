@@ -105,10 +105,11 @@ def _records(run: Run) -> list[CellRecord]:
 
 def _run_trace(run: Run, record: CellRecord) -> RunTrace:
     told = record.manifest
+    keys = {name: key for name, key in record.result.keys.items() if name.partition("/")[2] in ("", *run.measured)}
     return RunTrace(
         record.key,
         run.seed,
-        dict(record.result.keys),
+        keys,  # without benchmarks of the record that the cell does not ask for
         str(told["created"]),
         told.get("commit"),
         told.get("uncommitted_changes"),

@@ -81,6 +81,11 @@ class TableView:
         return page_parts.has_values(self.table)
 
     @property
+    def other_benchmarks(self) -> tuple[str, ...]:
+        """The benchmarks of printed rows that stand apart, AVG last."""
+        return (*dict.fromkeys(name for row in self.table.others for name in row.entries if name != AVG), AVG)
+
+    @property
     def seed_spread(self) -> bool:
         """Whether the spread over seeds is known of any row."""
         values = [row.entries[AVG].value for row in self.table.rows]

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Claim, Place, Verdict
+from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Claim, Place, Verdict, rule_of
 from cft_lab.report.strips import Strip, StripPlot, effect_plot
 
 TITLES = {"paper": "The paper's claims", "lab": "Claims about the lab world"}
 WORDS = (REPLICATED, CONTRADICTED, NOT_SEPARABLE, NOT_RUN)
 #: verdict -> colour and marker
 MARKS = {REPLICATED: ("var(--good)", "o"), CONTRADICTED: ("var(--bad)", "s"), NOT_SEPARABLE: ("var(--open)", "^")}
+_CLAIMED = {"greater": "One is better", "not_better": "One is not better", "close": "Two are close"}
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -62,8 +63,9 @@ def finding(verdicts: Sequence[Verdict]) -> str:
     rest = [one for one in verdicts if one not in ours]
     parts = [f"of {_many(ours)} that critique fine-tuning beats imitation, {_counted(ours)}"] if ours else []
     parts += [f"of {_many(rest, 'the other ' if ours else '')}, {_counted(rest, told=True)}"] if rest else []
-    sentence = f"{'; '.join(parts)}."
-    return f"About {where}: {sentence}"
+    lone = sum(one.one_run for one in verdicts)
+    parts += [f"{lone} of these verdicts {'stands' if lone == 1 else 'stand'} on one training run of each arm"] if lone else []
+    return f"About {where}: {'; '.join(parts)}."
 
 
 def against_imitation(claim: Claim) -> bool:
@@ -132,19 +134,8 @@ def side(claim: Claim) -> str:
 
 
 def rule(claim: Claim) -> str:
-    """What `replicated` and `contradicted` mean for a claim of this kind and scale (`claims.decide`)."""
-    if claim.kind == "close":
-        bound = f"{100 * claim.margin:g} points of 0"
-        return f"that two are close: replicated if the whole interval lies within {bound}, contradicted if all of it lies beyond"
-    if claim.kind == "not_better":
-        bound = _bound(claim.margin)
-        return f"that one is not better: replicated if the whole interval lies below {bound}, contradicted if all of it lies above"
-    smallest = claim.smallest_effect if claim.scale == "paper" else 0.0
-    why = ", the smallest effect of interest" if smallest else ""
-    return (
-        f"that one is better: replicated if the whole interval lies above {_bound(claim.margin)}, contradicted if all of it lies "
-        f"below {_bound(smallest)}{why}"
-    )
+    """What the words of verdicts mean for a claim of this kind and scale."""
+    return f"{_CLAIMED[claim.kind]}: {rule_of(claim)}"
 
 
 def _bound(value: float) -> str:
@@ -159,7 +150,7 @@ def _plot(title: str, verdicts: Sequence[Verdict]) -> StripPlot | None:
 def _strip(one: Verdict) -> Strip:
     colour, marker = MARKS[one.word]
     limits = "" if one.low is None or one.high is None else f" [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
-    told = f"{short_label(one.claim)}: {100 * (one.estimate or 0):+.1f} points{limits}, {side(one.claim)}, {one.word}"
+    told = f"{short_label(one.claim)}: {100 * (one.estimate or 0):+.1f} points{limits}, {side(one.claim)}, {one.qualified}"
     told += "" if one.published is None else f"; published {100 * one.published:+.1f}"
     return Strip(
         short_label(one.claim),
@@ -171,5 +162,5 @@ def _strip(one: Verdict) -> Strip:
         region(one.claim),
         colour,
         marker,
-        f"{side(one.claim)}; {one.word}",
+        f"{side(one.claim)}; {one.qualified}",
     )

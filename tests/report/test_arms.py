@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_results import BENCHMARKS, METHODS, config_of, drawn, edit, study_of, sweeps_folder, write_cell
+from made_results import BENCHMARKS, METHODS, config_of, drawn, drawn_for, edit, study_of, sweeps_folder, write_cell
 
 from cft_lab.json_files import write_json
 from cft_lab.pipeline import plan
@@ -239,6 +239,16 @@ def test_items_with_errors_are_left_out_and_counted(store: Path, report: Callabl
     assert (value.n_items, value.errors) == (57, 3)
     assert value.mean == pytest.approx(sum(outcomes["lab-basic"][3:]) / 57)
     assert any("6 draws could not be measured" in note for note in table_of(found).notes)
+
+
+def test_a_result_on_more_benchmarks_than_a_cell_asks_for_is_traced_on_those(store: Path, report: Callable[[], Report]) -> None:
+    config = config_of("cft", "benchmarks=lab")
+    write_cell(store, config, drawn_for(config.benchmarks.names, "cft", 0.5))
+    found = report()
+    row = row_of(found, "CFT")
+    assert row.entries[AVG].state == "measured"
+    (run,) = found.arms[str(row.arm)].runs
+    assert [name for name in run.keys if name.startswith("scores/")] == [f"scores/{name}" for name in BENCHMARKS]
 
 
 def test_every_measured_number_can_be_traced_to_its_record(store: Path, report: Callable[[], Report]) -> None:

@@ -45,9 +45,10 @@ def test_the_command_of_an_arm_makes_its_runs_and_no_others(tmp_path: Path) -> N
 def test_every_command_leads_to_the_store_and_keeps_the_overrides(tmp_path: Path) -> None:
     study = Study(open_store(tmp_path), overrides=("train.lr=0.001",))
     report = build_study(study, ["lab/table5", "table4"])
-    shown = [section(table) for table in report.tables] + [claims_section(judge(study, read_claims()))]
+    claims = [claim for claim in read_claims() if claim.sweep in ("lab/table5", "table4")]
+    shown = [section(table) for table in report.tables] + [claims_section(judge(study, claims))]
     commands = [command for one in shown for _, command in one.to_make]
-    assert len(commands) > 8
+    assert len(commands) == 4
     for command in commands:
         assert command.endswith(f"output_root={tmp_path}")
         assert " train.lr=0.001 " in command

@@ -21,7 +21,7 @@ from cft_lab.json_files import read_records, write_records
 from cft_lab.records import Generation
 from cft_lab.report.build import build
 from cft_lab.report.claims import CONTRADICTED, NOT_RUN, NOT_SEPARABLE, REPLICATED, Claim, Place, Verdict
-from cft_lab.report.page import write_page
+from cft_lab.report.page import render, write_page
 from cft_lab.report.page_parts import curve_groups
 from cft_lab.report.page_plots import temperature_plots
 from cft_lab.report.page_samples import sample_items
@@ -68,6 +68,7 @@ labels:
   - {where: {method: sft}, row: SFT}
 """
 SMALL = (*DEBUG, "model.lab.pretrain.tokens=20_000")
+REASON = "0.0 points; it would take 7 seeds of each trained arm to separate 1.0 points, four times in five."
 RUN = (
     ("method=base",),
     ("method=sft",),
@@ -117,6 +118,7 @@ def verdicts(report: Report) -> list[Verdict]:
             f"claim-{place}", f"Claim number {place}", "lab", "lab/table2", "greater", AVG, (Place("a"),), ((Place("b"),),)
         )
         found.append(Verdict(claim, word, estimate, low, high, 0.99, first=arms[:1], rivals=((arms[1],),), command="python run.py"))
+        found[-1] = dataclasses.replace(found[-1], reason=REASON if word == NOT_SEPARABLE else "")
     paper = Claim("of-the-paper", "A claim of the paper", "paper", "table2", "greater", AVG, (Place("c"),), ((Place("d"),),))
     return [Verdict(paper, NOT_RUN, reason="c is not measured"), *found]
 
@@ -216,6 +218,9 @@ def test_each_scale_has_its_own_tally_and_finding(browser: Browser, page_file: P
         assert paper.locator(".badge").count() == 0
         assert "Claims about the lab world: 3 of 4 judged here" in lab.inner_text()
         assert lab.locator(".count").count() == 3
+        assert REASON in page.locator("#c-claim-2").inner_text(), "what would settle it"
+        assert page.locator("#c-claim-0 [data-stat=effect]").get_attribute("href") == "#pc-claim-0"
+        assert page.locator("#pc-claim-0 [data-role=first] a[href^='#p-']").count() == 1
 
 
 @pytest.mark.parametrize("width", [375, 768, 1280])
@@ -278,10 +283,9 @@ def test_paper_has_what_is_folded_away_on_a_screen(browser: Browser, page_file: 
         assert folded.startswith(b"%PDF")
         assert len(re.findall(rb"/Type\s*/Page\b", folded)) == len(re.findall(rb"/Type\s*/Page\b", whole))
         page.emulate_media(media="print")
-        shown = "one => one.checkVisibility() && one.getBoundingClientRect().height > 0"
         parts = page.locator("details > :not(summary)")
         assert parts.count() > 10
-        assert all(part.evaluate(shown) for part in parts.all())
+        assert all(part.evaluate("one => one.checkVisibility()") for part in parts.all())
 
 
 def test_headings_do_not_jump(browser: Browser, page_file: Path) -> None:
@@ -369,6 +373,19 @@ def test_hostile_texts_are_shown_and_do_nothing(browser: Browser, store: Path, t
         assert "{{ 7*7 }}{% raw %}" in shown
         assert page.locator("th", has_text=label).first.is_visible()
         assert page.locator(".strip-label", has_text="<script>alert(3)</script>").count()
+
+
+def test_printed_rows_on_other_benchmarks_stand_apart(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    results = open_store(tmp_path / "store")
+    report = build(results, ["table2", "table3", "table4", "table5"], "v4")
+    rows = [row for table in report.tables if isinstance(table, ReportTable) for row in table.others]
+    assert rows
+    text = render(report, (), results)
+    assert text.count("Printed rows on other benchmarks, which no cell answers to") == len(
+        [table for table in report.tables if isinstance(table, ReportTable) and table.others]
+    )
+    PageReader(text)
 
 
 def test_private_texts_are_never_drawn(store: Path, report: Report) -> None:

@@ -40,16 +40,23 @@ def test_the_stretch_of_a_claim_is_where_it_is_replicated(claim: Claim) -> None:
             assert decide(claim, min(inside[0], end + step), max(inside[1], end + step)) != REPLICATED
 
 
-def test_words_are_defined_as_they_are_decided() -> None:
+def test_words_are_defined_for_each_kind_and_scale() -> None:
+    paper, lab = scale_claims([judged(claim, NOT_RUN) for claim in CLAIMS])
+    assert [one.partition(":")[0] for one in paper.rules] == ["One is better", "One is not better", "Two are close"]
+    assert any("the smallest effect of interest" in one for one in paper.rules)
+    assert not any("the smallest effect of interest" in one for one in lab.rules)
+    assert set(lab.rules) == {rule(claim) for claim in LAB}
     claims = {(claim.scale, claim.kind): claim for claim in CLAIMS}
-    assert "below +1 points, the smallest effect of interest" in rule(claims["paper", "greater"])
-    assert decide(claims["paper", "greater"], -0.02, 0.009) == CONTRADICTED
-    assert rule(claims["lab", "greater"]).endswith("contradicted if all of it lies below 0")
-    assert decide(claims["lab", "greater"], -0.02, 0.009) == NOT_SEPARABLE
-    assert "below +1 points, contradicted if all of it lies above" in rule(claims["paper", "not_better"])
-    assert decide(claims["paper", "not_better"], 0.0, 0.009) == REPLICATED
     assert side(claims["lab", "not_better"]) == "claimed: below 0"
-    assert "within 3 points of 0" in rule(claims["lab", "close"])
+    assert side(claims["paper", "not_better"]) == "claimed: below +1 points"
+
+
+def test_verdicts_on_one_training_run_say_so() -> None:
+    lone = [dataclasses.replace(judged(claim, REPLICATED), one_run=True) for claim in LAB[:2]]
+    (scale,) = scale_claims([*lone, judged(LAB[2], REPLICATED)])
+    assert scale.finding.endswith("2 of these verdicts stand on one training run of each arm.")
+    assert scale.plot is not None
+    assert [strip.note.endswith("on one training run") for strip in scale.plot.groups[0].strips] == [True, True, False]
 
 
 def test_claims_about_imitation_are_those_of_cft_against_sft() -> None:

@@ -59,11 +59,11 @@ def items_of(store: Path, keys: Sequence[str], *, paper: bool = False) -> dict[s
 
 
 def benchmarks_of(store: Path, page: PageReader, anchor: str, benchmark: str) -> list[dict[str, float]]:
-    """The items of each benchmark behind a number of an arm: all of its results for AVG."""
+    """The items of each benchmark behind a number of an arm: for AVG, of those of its results' that the table has."""
     if benchmark != "AVG":
         return [items_of(store, page.anchors[f"{anchor}-{benchmark}"].scores)]
     results = [read_json(store / "result" / key / "result.json") for key in page.anchors[f"{anchor}-AVG"].results]
-    names = [score["benchmark"] for score in results[0]["scores"]]
+    names = [score["benchmark"] for score in results[0]["scores"] if f"{anchor}-{score['benchmark']}" in page.ids]
     return [items_of(store, [result["keys"][f"scores/{name}"] for result in results]) for name in names]
 
 

@@ -138,6 +138,7 @@ def strange_store(root: Path, good: Path, key: str) -> dict[str, str]:
     return made
 
 
+@pytest.mark.slow
 def test_nothing_strange_stops_a_report_and_what_cannot_be_used_is_named(
     cell: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
