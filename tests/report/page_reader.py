@@ -11,12 +11,13 @@ _VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 @dataclass
 class Number:
-    """A measured number of the page: what it is, its text, and the anchor that it leads to."""
+    """A measured number of the page: what it is, its text, the anchor that it leads to, and the benchmarks that an AVG is over."""
 
     stat: str
     benchmark: str
     href: str
     text: str = ""
+    over: tuple[str, ...] = ()
 
 
 @dataclass
@@ -62,6 +63,7 @@ class PageReader(HTMLParser):
                     anchor.roles[-1][1].append(href[1:])
         if "data-stat" in given:
             self._number = Number(given["data-stat"], given.get("data-benchmark", ""), href.removeprefix("#"))
+            self._number.over = tuple(given.get("data-over", "").split())
             self.numbers.append(self._number)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

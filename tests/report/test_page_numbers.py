@@ -58,12 +58,12 @@ def items_of(store: Path, keys: Sequence[str], *, paper: bool = False) -> dict[s
     return {item: sum(values) / len(values) for item, values in seen.items() if None not in values}  # type: ignore[arg-type]
 
 
-def benchmarks_of(store: Path, page: PageReader, anchor: str, benchmark: str) -> list[dict[str, float]]:
-    """The items of each benchmark behind a number of an arm: for AVG, of those of its results' that the table has."""
+def benchmarks_of(store: Path, page: PageReader, anchor: str, benchmark: str, over: Sequence[str] = ()) -> list[dict[str, float]]:
+    """The items of each benchmark behind a number of an arm; for AVG those that it is over, or those of its results that the table has."""
     if benchmark != "AVG":
         return [items_of(store, page.anchors[f"{anchor}-{benchmark}"].scores)]
     results = [read_json(store / "result" / key / "result.json") for key in page.anchors[f"{anchor}-AVG"].results]
-    names = [score["benchmark"] for score in results[0]["scores"] if f"{anchor}-{score['benchmark']}" in page.ids]
+    names = over or [score["benchmark"] for score in results[0]["scores"] if f"{anchor}-{score['benchmark']}" in page.ids]
     return [items_of(store, [result["keys"][f"scores/{name}"] for result in results]) for name in names]
 
 
@@ -87,7 +87,7 @@ def recomputed(store: Path, page: PageReader, number: Number) -> list[float]:
         means = [(role, sum(mean_of(arm, shared) for arm in group) / len(group)) for role, group in arms]
         [first] = [mean for role, mean in means if role == "first"]
         return [100 * (first - max(mean for role, mean in means if role == "rival"))]
-    benchmarks = benchmarks_of(store, page, number.href.removesuffix(f"-{number.benchmark}"), number.benchmark)
+    benchmarks = benchmarks_of(store, page, number.href.removesuffix(f"-{number.benchmark}"), number.benchmark, number.over)
     lists = [list(items.values()) for items in benchmarks]
     low, high = macro_interval(lists) if number.benchmark == "AVG" else item_interval(lists[0])
     return [100 * mean_of(benchmarks), 100 * low, 100 * high]
