@@ -1,6 +1,6 @@
 """How often the 95 % intervals of cft_lab.evaluation cover the truth: exact sums where possible, else simulation with a fixed seed.
 
-python benchmarks/coverage.py      (about a minute and a half on one core; exit code 1 if a row with a bound breaks it)
+python benchmarks/coverage.py      (about two minutes on one core; exit code 1 if a row with a bound breaks it)
 
 Each row is a grid of truths; its mean must lie within 1.5 points of 95 %, and its minimum says how bad the worst truth is. Rows
 with "-" have no bound: other methods, to compare with, and truths at which no interval from so few items comes close.
@@ -29,8 +29,10 @@ from cft_lab.evaluation.statistics import (
     paired_interval,
     tango,
     wilson,
+    z_value,
 )
 from cft_lab.published import published_values
+from cft_lab.report.seeds import Compared, independent_spread, shared_spread, with_seeds
 
 Cell = Sequence[Sequence[float]]
 
@@ -254,6 +256,36 @@ def bootstraps(n: int, draws: int) -> Iterable[Row]:
         yield Row(f"minus the best of three, n={n}", f"bootstrap, {name}", f"{draws:,} draws", covered, bound=method is outer)
 
 
+def several_seeds(n: int, draws: int) -> Iterable[Row]:
+    """Three seeds: four arms trained apart, and three ways of answering on the same trainings, as a report compares two of them."""
+    rng = np.random.default_rng(SEED)
+
+    def scores(arms: int, sd: float, gap: float, level: float) -> np.ndarray:
+        """[arms, seeds, items]; the first arm is better by `gap`, trainings vary by `sd` and, in all arms alike, by `level`."""
+        shifts = rng.normal(0, sd, (arms, 3)) + rng.normal(0, level, 3) + gap * (np.arange(arms) == 0)[:, None]
+        return (rng.random((arms, 3, n)) < 0.45 + shifts[:, :, None] + rng.uniform(-0.25, 0.25, n)).astype(float)
+
+    def over_items(cube: np.ndarray) -> Compared:
+        first, second = cube[0].mean(axis=0), cube[1].mean(axis=0)
+        low, high = paired_interval(first.tolist(), second.tolist())
+        return Compared(float((first - second).mean()), low, high, (high - low) / (2 * z_value()), n - 1, n, 3)
+
+    for what, arms, level in (("four arms trained apart", 4, 0.0), ("three groups on the same trainings", 3, 0.05)):
+        covered: dict[str, dict[str, float]] = {"items and seeds": {}, "items only": {}}
+        for sd, gap in itertools.product((0.0, 0.01, 0.02, 0.04), (0.0, 0.1)):
+            hits = dict.fromkeys(covered, 0)
+            for _ in range(draws):
+                cube = scores(arms, sd, gap, level)
+                plain = over_items(cube)
+                spread = shared_spread([cube]) if level else independent_spread([[[arm]] for arm in cube], borrowed=False)
+                for name, found in (("items only", plain), ("items and seeds", with_seeds(plain, spread, 2 / 3, 0.95))):
+                    hits[name] += found.low <= gap <= found.high
+            for name, count in hits.items():
+                covered[name][f"sd of seeds {100 * sd:.0f}, difference {100 * gap:.0f} points"] = count / draws
+        for name, values in covered.items():
+            yield Row(f"difference, n={n}, 3 seeds, {what}", name, f"{draws:,} draws", values, bound=name != "items only")
+
+
 def published_accuracies() -> list[list[float]]:
     """What the paper's table 2 prints for Qwen2.5-Math-7B, in the order of MATH6: as released, and each arm on WebInstruct."""
     arms: dict[str, dict[str, float]] = {}
@@ -286,6 +318,8 @@ def main() -> int:
         functools.partial(several_samples, 30, 16, 2000),
         functools.partial(bootstraps, 30, 1500),
         functools.partial(bootstraps, 272, 1500),
+        functools.partial(several_seeds, 272, 1000),
+        functools.partial(several_seeds, 1319, 1000),
     ]
     print(
         "| interval | method | how | truths | mean coverage, % | lowest, % | mean within 1.5 of 95 |\n|---|---|---|---|---|---|---|"

@@ -34,7 +34,7 @@ def made(cells: Cells) -> tuple[Measures, dict[tuple[str, str], Arm], list[str]]
         method = "base" if None in runs else "cft"
         cell, config = SimpleNamespace(row=row, column=column, label=f"{row} {column}"), SimpleNamespace()
         config.method = SimpleNamespace(name=method)
-        arms[row, column] = Arm(f"{row}/{column}", of_any(cell), of_any(config), tuple(found))
+        arms[row, column] = Arm(f"{row}/{column}", of_any(cell), of_any(config), of_any(), runs=tuple(found))
     reader = SimpleNamespace(item_scores=lambda _, key: kept[key])
     return Measures(of_any(SimpleNamespace(reader=reader))), arms, names
 

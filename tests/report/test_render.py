@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from made_results import FAMILY_OF_ONE, METHODS, config_of, drawn, study_of, sweeps_folder, write_cell
@@ -131,3 +132,29 @@ def test_problems_of_the_store_are_said_in_every_text() -> None:
     report = dataclasses.replace(paper_table(), problems=("result/x: it is damaged; run it again",))
     for format in ("md", "tex", "html"):
         assert "result/x: it is damaged" in render(report, format)
+
+
+def test_a_difference_says_its_items_seeds_and_what_its_interval_covers(tmp_path: Path) -> None:
+    for method in METHODS:
+        for seed in (0, 1) if method != "base" else (0,):
+            write_cell(tmp_path / "store", config_of(method, seed=seed), drawn(f"{method}{seed}", 0.4 + 0.2 * seed))
+    study = study_of(tmp_path / "store", sweeps_folder(tmp_path))
+    report, verdicts = build_study(study, ["mine"]), judge(study, FAMILY_OF_ONE)
+    text = render(report, "md", verdicts)
+    heads = [cell.strip() for line in text.splitlines() if line.startswith("| difference") for cell in line.split("|")]
+    for line in (line for line in text.splitlines() if line.startswith(("| SFT - Base", "| CFT - best"))):
+        told = dict(zip(heads, (cell.strip() for cell in line.split("|")), strict=True))
+        assert (told["items"], told["seeds"], told["interval over"]) == ("120", "2", "items and seeds")
+    assert "items and seeds, 120 items, 2 seeds of each trained arm" in text
+    assert "adjusted by Holm" in text
+    (row,) = [
+        row for row in csv.DictReader(io.StringIO(render(report, "csv"))) if row["row"] == "SFT - Base" and row["benchmark"] == AVG
+    ]
+    assert row["covers"] == "items and seeds"
+
+
+def test_a_verdict_from_one_run_says_so(made: tuple[Report, tuple[Verdict, ...]]) -> None:
+    report, verdicts = made
+    assert verdicts[0].qualified.endswith(", on one training run")
+    for format in ("md", "tex", "html", "csv"):
+        assert verdicts[0].qualified in render(report, format, verdicts)
