@@ -59,7 +59,7 @@ def items_of(store: Path, keys: Sequence[str], *, paper: bool = False) -> dict[s
 
 
 def benchmarks_of(store: Path, page: PageReader, anchor: str, benchmark: str, over: Sequence[str] = ()) -> list[dict[str, float]]:
-    """The items of each benchmark behind a number of an arm; for AVG those that it is over, or all that the page has of its results."""
+    """The items of each benchmark behind a number of an arm; for AVG those that it is over, or all that the page has."""
     if benchmark != "AVG":
         return [items_of(store, page.anchors[f"{anchor}-{benchmark}"].scores)]
     results = [read_json(store / "result" / key / "result.json") for key in page.anchors[f"{anchor}-AVG"].results]
