@@ -57,7 +57,8 @@ def main() -> int:
 
 def measure(store: Path, out: Path) -> int:
     started = time.monotonic()
-    command = [sys.executable, "-m", "cft_lab", "report", "all", "--store", str(store), "--out", str(out), "--format", "md,csv"]
+    words = ["report", "all", "--store", str(store), "--out", str(out), "--format", "md,csv,html"]
+    command = [sys.executable, "-m", "cft_lab", *words]
     subprocess.run(command, check=True, cwd=PROJECT_ROOT, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started
     gigabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
