@@ -1,6 +1,9 @@
 """What critique fine-tuning taught a lab model: how well it judges solutions, those of its data's kind and its own.
 
-python benchmarks/lab_critics.py [STORE]      (after `make lab-tables`; some minutes on two cores)
+python benchmarks/lab_critics.py [STORE]      (after `make lab-tables`, whose store it reads; some minutes on two cores)
+
+The base model's own solutions are judged too if it was run as lab table 8's two-stage cells: `python run.py method=base
+inference=two-stage temperature=0.1 benchmarks=lab-table8 output_root=outputs-lab-study`.
 
 Fresh solutions are of validation problems, which no training has seen, with the noise of lab-web; the truth is known. Own ones are
 the first rounds of two-stage inference at temperature 0.1 on lab-basic and lab-applied, graded as results are. Greedy critiques.
@@ -44,11 +47,13 @@ class Judged:
     same: bool | None = None
 
 
-def main(store: str = str(PROJECT_ROOT / "outputs")) -> int:
+def main(store: str = str(PROJECT_ROOT / "outputs-lab-study")) -> int:
     """Prints a line for the base model and for each seed of cft on lab-web."""
     results = open_store(store)
     config = compose(*CELL)
     cells = results.cells().query("model == 'lab-qwen2' and data == 'lab-web' and teacher == 'oracle' and responses == 'reference'")
+    rates = {record.key: record.result.cell["train.lr"] for record in results.records}
+    cells = cells[(cells.method == "base") | (cells.index.map(rates) == config.train.lr)]
     direct = cells.query("inference == 'direct' and temperature == 0.0")
     chosen = direct[direct.method.isin(["base", "cft"]) & direct.benchmarks.map(lambda names: "lab-long" in names)]
     print("model", "solutions", "n", *("agreement", "right called right", "wrong called wrong", "as the oracle writes"), sep=" | ")

@@ -300,6 +300,8 @@ def _told_others(study: Study, swept: SweepArms, others: Sequence[Row]) -> Itera
 
 
 def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    if study.overrides:
+        yield f"Every cell of this table was asked for with `{' '.join(study.overrides)}`."
     if swept.scale == LAB:
         yield _lab_note(swept)
     if any(arm.runs for arm in swept.arms):
