@@ -176,7 +176,9 @@ def test_a_plain_grid_is_what_hydra_makes_of_it(arguments: list[str], labels: li
 
 
 def test_sweep_files_are_chosen_by_pattern_too() -> None:
-    assert Counter(cell.sweep for cell in asked("sweeps=glob(lab/table*,exclude=*2)")) == {k: v for k, v in LAB.items() if k[-1] != "2"}
+    assert Counter(cell.sweep for cell in asked("sweeps=glob(lab/table*,exclude=*2)")) == {
+        k: v for k, v in LAB.items() if k[-1] != "2"
+    }
 
 
 def test_a_continuous_range_is_no_list_of_cells() -> None:
