@@ -106,7 +106,7 @@ def test_hydras_own_sweeper_still_works(debug_model: Path, shared_store: Path) -
 def test_help_lists_the_sweep_files() -> None:
     done = run("--help")
     assert "sweeps: figure1, table2, table3, table4, table5, table6, table7, table8" in done.stdout
-    assert "sweeps/lab: table2, table5, table6, table7, table8" in done.stdout
+    assert "sweeps/lab: learning-rate, rehearsal, table2, table5, table6, table7, table8" in done.stdout
 
 
 def test_the_plugin_is_found_where_the_package_is_installed(tmp_path: Path) -> None:
