@@ -195,7 +195,8 @@ def _run_child(job: TrainingJob, ranks: Ranks, stop: StopRequest, outcome: Path)
 
 def _say(line: str) -> None:
     """Tells the parent something to say; what libraries print has no such mark."""
-    print(f"{SAYS}{line}", flush=True)
+    sys.stdout.write(f"{SAYS}{line}\n")  # in one piece: print would let another process's words in before the end of the line
+    sys.stdout.flush()
 
 
 def _obey_parent(stop: StopRequest) -> None:

@@ -36,6 +36,9 @@ from cft_lab.training.watching import MetricsTail, RemoteBar, post_mortem
 
 LAUNCH = "launch"  # in the training's folder, while it runs: the job, what became of it, the logs
 _POLL_S = 0.1
+# torchrun 2.13 keeps one store over its restarts, where a process that starts anew may find the address of a dead one and wait for
+# it or be refused (pytorch issue 135712 is of the same kind): let the first process of each start hold a store of its own
+_OWN_STORE_PER_START = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _END_S = 40.0  # for a launcher to end its processes and itself; torchrun kills them after 30
 
 
@@ -175,7 +178,8 @@ class _Launch:
 
     def _environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(PROJECT_ROOT), os.environ.get("PYTHONPATH"))))
-        return {"OMP_NUM_THREADS": str(self._job.train.cpu_threads)} | os.environ | {"PYTHONPATH": path}
+        given = {"OMP_NUM_THREADS": str(self._job.train.cpu_threads), **os.environ}
+        return given | {"PYTHONPATH": path, **_OWN_STORE_PER_START}
 
     def _hear(self, spoken: IO[bytes]) -> None:
         for line in spoken:

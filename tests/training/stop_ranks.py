@@ -45,4 +45,5 @@ with open_ranks() as ranks:
             progress=False,
         )
     except Requeue as ended:
-        print(f"{ranks.rank} {ended} {len(seen)}", flush=True)
+        sys.stdout.write(f"{ranks.rank} {ended} {len(seen)}\n")  # in one piece; print would let the other in before the line's end
+        sys.stdout.flush()
