@@ -20,16 +20,21 @@ from cft_lab.store import Store
 from cft_lab.sweeps.snapshot import freeze_code
 
 TEXT = (PROJECT_ROOT / "docs" / "own-experiment.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+SMALL, LARGE = TEXT.split("\n## ")  # with a lab model, and with one of 7 billion parameters
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each block of code."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 ROWS = int(re.search(r"at least (\d+) rows", TEXT)[1])  # type: ignore[index]
 
 
 def printed(language: str) -> str:
-    """The one block of a language in the document."""
-    (found,) = [text for name, text in BLOCKS if name == language]
-    return str(found)
+    """The one block of a language in what is about a lab model."""
+    (found,) = [text for name, text in blocks(SMALL) if name == language]
+    return found
 
 
 def rows(config: Config, root: Path) -> list[dict[str, object]]:
@@ -42,9 +47,23 @@ def rows(config: Config, root: Path) -> list[dict[str, object]]:
     return [json.loads(printed("json")), *texts[list(names)].rename(columns=names).to_dict("records")]
 
 
+def typed(commands: list[str], code: Path, place: Path) -> list[str]:
+    """What the commands print, typed in the folder `code` as in an activated environment, which is made in `place`."""
+    (place / "bin").mkdir()
+    (place / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (place / "bin" / "python").chmod(0o755)
+    env = {**os.environ, "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    said = []
+    for command in commands:
+        done = subprocess.run(["bash", "-c", command], cwd=code, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        said.append(done.stdout)
+    return said
+
+
 def test_it_takes_at_most_six_commands_and_one_file() -> None:
     assert 1 <= len(printed("").splitlines()) <= 6
-    assert [language for language, _ in BLOCKS] == ["json", "yaml", ""]
+    assert [language for language, _ in blocks(SMALL)] == ["json", "yaml", ""]
     assert "`sweeps/mine.yaml`" in TEXT
 
 
@@ -61,16 +80,7 @@ def test_the_commands_compare_two_arms(cell: Callable[..., Config], shared_store
     (code / "sweeps" / "mine.yaml").write_text(yaml.safe_dump({**sweep, "common": {k: str(v) for k, v in sweep["common"].items()}}))
     base = debug_model.parent
     shutil.copytree(base, code / "outputs" / "base_model" / base.name)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')  # as in an activated environment
-    (tmp_path / "bin" / "python").chmod(0o755)
-    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    said = {}
-    for command in printed("").splitlines():
-        done = subprocess.run(["bash", "-c", command], cwd=code, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        said[command] = done.stdout
-    plan, _, report = said.values()
+    plan, _, report = typed(printed("").splitlines(), code, tmp_path)
     assert "4 trainings" in plan
     assert "not run" not in report
     accuracies, differences = report.split("Difference in points")
@@ -85,3 +95,20 @@ def test_the_commands_compare_two_arms(cell: Callable[..., Config], shared_store
     used = set(found.critique_texts(key).critique)
     assert used
     assert used <= {row["critique"] for row in mine}, "the critiques of the file, not a teacher's"
+
+
+def test_the_same_file_is_planned_for_a_model_of_7_billion_parameters(tmp_path: Path) -> None:
+    """What needs neither a network nor GPUs: the preflight and the plan."""
+    code = freeze_code(tmp_path)
+    (code / "mine.jsonl").write_text(printed("json"))
+    sweep = yaml.safe_load(printed("yaml"))
+    named = dict(re.findall(r"`(model|benchmarks|decontamination): ([\w.-]+)`", LARGE))
+    assert set(named) == {"model", "benchmarks", "decontamination"}
+    sweep["benchmarks"] = named.pop("benchmarks")
+    sweep["common"] |= named
+    (code / "sweeps" / "mine.yaml").write_text(yaml.safe_dump({**sweep, "common": {k: str(v) for k, v in sweep["common"].items()}}))
+    ((_, commands),) = blocks(LARGE)
+    here = [line for line in commands.splitlines() if "train.preflight=true" in line or "cft_lab plan" in line]
+    preflight, plan = typed(here, code, tmp_path)
+    assert "optimizer steps" in preflight
+    assert "6 trainings" in plan

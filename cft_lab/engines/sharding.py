@@ -94,12 +94,17 @@ def visible_gpus() -> list[str]:
     return named.split(",")[:count] if named else [str(place) for place in range(count)]
 
 
+def gpus_of_a_model(config: EngineConfig) -> int:
+    """The GPUs that one model is spread over, 1 where it is on one GPU or on the CPU."""
+    return config.tensor_parallel if config.kind == "vllm" else 1
+
+
 def gpu_groups(gpus: Sequence[str], config: EngineConfig) -> list[str]:
     """CUDA_VISIBLE_DEVICES of each shard: `engine.shards` of them, or as many as the GPUs allow; one on a CPU.
 
     Raises DataError if the GPUs do not suffice.
     """
-    size = config.tensor_parallel if config.kind == "vllm" else 1
+    size = gpus_of_a_model(config)
     if not gpus and size == 1:
         return [""] * (config.shards or 1)
     groups = [",".join(gpus[first : first + size]) for first in range(0, len(gpus) - size + 1, size)]

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from cft_lab.config import Config
+from cft_lab.engines.sharding import gpus_of_a_model
 from cft_lab.sweeps.plan import PlannedStage
 
 
@@ -25,7 +26,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """What is submitted in one go; with more than one task, an array. Each task has the resources of `kind` on each of `nodes`.
+    """What is submitted in one go; with more than one task, an array. Each task has the resources of `kind` on each of `nodes`,
+    but at least `gpus` GPUs: an evaluated model may be spread over several.
 
     `gathers` marks a job behind others that may fail: it starts when they are over, and makes what can be made.
     """
@@ -35,6 +37,7 @@ class Job:
     nodes: int
     tasks: tuple[Task, ...]
     gathers: bool = False
+    gpus: int = 0
 
     @property
     def after(self) -> frozenset[str]:
@@ -91,7 +94,8 @@ def _job(tasks: Sequence[tuple[PlannedStage, list[str]]], by_key: dict[str, Plan
     if stage.kind == "record":  # moments each: one process makes them all
         joined = task([key for _, keys in tasks for key in keys])
         return Job("record", "record", nodes, (joined,), gathers=True)
-    return Job(stage.kind, stage.name, nodes, tuple(task(keys) for _, keys in tasks))
+    spread = gpus_of_a_model(configs[stage.cell].engine) if stage.kind == "evaluation" else 1
+    return Job(stage.kind, stage.name, nodes, tuple(task(keys) for _, keys in tasks), gpus=spread if spread > 1 else 0)
 
 
 def _levels(jobs: Sequence[Job]) -> dict[int, int]:

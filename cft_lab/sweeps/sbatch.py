@@ -26,7 +26,7 @@ def parameters(job: Job, cluster: ClusterConfig, code: Path, dependency: str | N
         "qos": cluster.qos,
         "constraint": cluster.constraint,
         "mem": f"{asked.memory_gb}GB" if asked.memory_gb else None,
-        "gpus_per_node": asked.gpus or None,
+        "gpus_per_node": max(asked.gpus, job.gpus) or None,
         "dependency": dependency,
         "array_parallelism": at_once,
     }
@@ -91,7 +91,7 @@ _REFUSALS: dict[str, str | None] = {
     r"invalid feature|feature specification": "cluster.constraint={constraint}",
     r"requested time limit": "cluster.{kind}.minutes={minutes}",
     r"memory specification|memory required": "cluster.{kind}.memory_gb={memory_gb}",
-    r"invalid generic resource|gres": "cluster.{kind}.gpus={gpus}",
+    r"invalid generic resource|gres": "cluster.{kind}.gpus={gpus} or engine.tensor_parallel",
     r"cpu count|more processors": "cluster.{kind}.cpus={cpus}",
     r"node count|too many nodes": "train.nodes",
     r"node configuration is not available": (

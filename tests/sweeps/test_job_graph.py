@@ -69,6 +69,11 @@ def test_trainings_alone_span_several_nodes(plan_sweep: PlanSweep) -> None:
     assert {job.name: job.nodes for job in jobs if job.nodes > 1} == {"candidates": 2}
 
 
+def test_a_model_that_is_spread_over_gpus_has_them_where_it_is_evaluated(plan_sweep: PlanSweep) -> None:
+    jobs = jobs_of_plan(plan_sweep("engine=vllm-4gpu"))
+    assert {job.kind: job.gpus for job in jobs} == {"data": 0, "teacher": 0, "train": 0, "evaluation": 4, "record": 0}
+
+
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
 def test_no_more_jobs_run_at_once_than_allowed(most: int) -> None:
     """A scheduler that starts whatever it may, in any order: every job starts some day, and never too many run."""
