@@ -69,12 +69,12 @@ def machine() -> dict[str, object]:
 
 
 def free(model: torch.nn.Module) -> None:
-    """Drops a model's memory on the GPU, so that the next stage has the whole device."""
+    """Drops the weights of a model that is not used again, so that what comes next has the memory."""
     import gc
 
     import torch
 
-    model.to("cpu")
+    model.to("meta")
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -117,12 +117,15 @@ def gpu_groups(gpus: Sequence[str], config: EngineConfig) -> list[str]:
 
 
 def open_model(model: ModelFolder, config: EngineConfig) -> AbstractContextManager[FolderEngine]:
-    """The engine over a model folder, to be used as a context manager: in this process if one transformers engine is all there is.
+    """The engine over a model folder, to be used as a context manager: in this process if it is one transformers engine on a CPU.
+
+    A process that used a GPU keeps some of its memory for as long as it lives, so on GPUs each engine has its own.
 
     Raises DataError if the visible GPUs do not suffice.
     """
     groups = gpu_groups(visible_gpus(), config)
-    return Shards(model, config, groups) if config.kind == "vllm" or len(groups) > 1 else _start_local(model, config)
+    here = config.kind != "vllm" and groups == [""]
+    return _start_local(model, config) if here else Shards(model, config, groups)
 
 
 class Shards:

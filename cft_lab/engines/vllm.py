@@ -25,6 +25,8 @@ class VllmEngine:
 
     def __init__(self, folder: Path, config: EngineConfig, *, style: str, end_of_turn: str) -> None:
         """Starts vLLM. `style` is a PromptFormat.style, `end_of_turn` the token that ends an answer; both it and the EOS do."""
+        # asking for a GPU must not begin to use it: vLLM's processes of several GPUs could not be forked any more
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,6 +100,7 @@ def swaps(folder: Path) -> bool:
 def _set_environment(device: str, cpu_threads: int) -> None:
     """What vLLM reads from the environment when it is imported. What the user has set stays."""
     settings = {
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked process cannot use a GPU that was touched before
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the process is already its own, and must take the GPU with it when it ends
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",

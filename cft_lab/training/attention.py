@@ -7,7 +7,7 @@ them the function refuses to run: sequences that see each other change the loss 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib.metadata
 import inspect
 import itertools
 from collections.abc import Iterator
@@ -26,7 +26,16 @@ NAME = "padding_free"  # what transformers knows it by
 _OPTIONS = inspect.signature(varlen_attn).parameters
 CAUSAL: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _OPTIONS else {"is_causal": True}
 CAUSAL |= {"enable_gqa": True} if "enable_gqa" in _OPTIONS else {}
-HAS_FLASH_ATTN = importlib.util.find_spec("flash_attn") is not None
+
+
+def _has_flash_attn() -> bool:
+    """Whether flash-attn is installed, not the package of version 4, whose module has its name and other functions."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return bool(importlib.metadata.version("flash-attn"))
+    return False
+
+
+HAS_FLASH_ATTN = _has_flash_attn()
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from cft_lab.training.job import FAILED, OUTCOME, SAYS, Report, TrainingJob, run
 from cft_lab.training.ranks import conflict_in_ranks, one_rank
 from cft_lab.training.resume import resume_step
 from cft_lab.training.signals import Requeue, StopRequest, stop_requests
-from cft_lab.training.watching import MetricsTail, RemoteBar, post_mortem
+from cft_lab.training.watching import MetricsTail, RemoteBar, dead_processes, post_mortem
 
 LAUNCH = "launch"  # in the training's folder, while it runs: the job, what became of it, the logs
 _POLL_S = 0.1
@@ -88,7 +88,9 @@ def scheduled_nodes(train: TrainConfig) -> list[Node]:
         )
     # a step inherits the job's GPUs, but not its CPUs; it overlaps with the step that this process may be
     cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", "1")
-    step = ("srun", "--overlap", "--nodes=1", "--ntasks=1", f"--cpus-per-task={cpus}")
+    # bound to no cores, as this process's own are not those that another node gave; one SIGINT must end the step
+    own = ("--cpu-bind=none", "--quit-on-interrupt")
+    step = ("srun", "--overlap", "--nodes=1", "--ntasks=1", f"--cpus-per-task={cpus}", *own)
     return [Node(host, (*step, f"--nodelist={host}")) for host in hosts[: train.nodes]]
 
 
@@ -112,7 +114,7 @@ class _Launch:
         self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._launchers: list[subprocess.Popen[bytes]] = []
         self._ears: list[threading.Thread] = []
-        self._lost: str | None = None  # the launcher of a node that is gone
+        self._lost: int | None = None  # which of several launchers ended in failure before the others
 
     def run(self, stop: StopRequest, progress: bool) -> dict[str, Any]:
         """Starts, watches and ends them, and gives the counts of the training."""
@@ -157,7 +159,7 @@ class _Launch:
     def _command(self, place: int, port: int) -> list[str]:
         """The launcher's command line. It ignores the scheduler's signals: its children save, and it ends when they have."""
         node, count = self._nodes[place], len(self._nodes)
-        meeting = ["--standalone"]
+        meeting = ["--standalone", "--local-addr=localhost"]
         if count > 1:
             meeting = [
                 "--rdzv-backend=c10d",
@@ -190,15 +192,20 @@ class _Launch:
     def _alive(self) -> bool:
         return any(launcher.poll() is None for launcher in self._launchers)
 
-    def _lost_launcher(self) -> str | None:
-        """Which of several launchers was killed; the others would wait ten minutes for it to come back. None if none was.
+    def _lost_launcher(self) -> int | None:
+        """Which of several launchers ended in failure; the others would wait ten minutes or more for it. None if none has."""
+        if len(self._launchers) == 1:
+            return None  # nobody waits
+        return next((place for place, launcher in enumerate(self._launchers) if launcher.poll()), None)
 
-        One that used up its restarts ends with an exit code of its own.
-        """
-        for node, launcher in zip(self._nodes, self._launchers, strict=True):
-            if len(self._nodes) > 1 and launcher.poll() is not None and launcher.returncode < 0:
-                return f"the launcher on {node.host} was ended by {signal.Signals(-launcher.returncode).name}"
-        return None
+    def _loss(self) -> str | None:
+        """How the node went whose launcher failed first; None if its training processes tell more."""
+        if self._lost is None or dead_processes(self._place, self._lost):
+            return None
+        code = self._launchers[self._lost].returncode
+        number = code - 128 if code > 128 else -code  # srun tells of a signal as a shell does
+        how = f"was ended by {signal.Signals(number).name}" if number in set(signal.Signals) else f"ended with exit code {code}"
+        return f"the launcher on {self._nodes[self._lost].host} {how}, and the training with it"
 
     def _failed(self) -> list[str]:
         """Why processes cannot go on, where starting them again would not help."""
@@ -253,10 +260,10 @@ class _Launch:
             counts: dict[str, Any] = outcome["counts"]
             return counts
         go_on = f"run the same command again to go on from step {resume_step(self._job.folder)}"
-        if self._lost:
-            raise TrainingError(f"{self._lost}, and the training with it: {go_on}")
+        if loss := self._loss():
+            raise TrainingError(f"{loss}: {go_on}")
         restarts = f"after {self._job.train.max_restarts} restarts (train.max_restarts)"
-        raise TrainingError(f"{post_mortem(self._place)}. It was given up {restarts}; {go_on}")
+        raise TrainingError(f"{post_mortem(self._place, self._lost or 0)}. It was given up {restarts}; {go_on}")
 
 
 def _free_port() -> int:

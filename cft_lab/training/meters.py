@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 #: dense bf16 TFLOP/s by a part of the name that the driver reports, the most special first. From NVIDIA's data sheets of each
-#: (B200, H200, H100, A100, L40S, L4), which print twice as much "with sparsity" where that is all they print.
+#: (B200, H200, H100, A100, L40S, L40, L4), which print twice as much "with sparsity" where that is all they print.
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "H200 NVL": 835.5,
@@ -39,6 +39,7 @@ PEAK_TFLOPS = {
     "H100": 989.5,
     "A100": 312.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
 }
 SPEED_WINDOW = 50  # steps that the remaining time is judged by
@@ -110,6 +111,8 @@ def peak_flops(config: OptimizationConfig, precision: str, device_name: str) -> 
     if isinstance(config, TrainConfig) and config.device_tflops is not None:
         return config.device_tflops * 1e12
     if precision != "bf16":
+        return None
+    if "MIG" in device_name:  # a slice of one
         return None
     return next((tflops * 1e12 for name, tflops in PEAK_TFLOPS.items() if name in device_name), None)
 

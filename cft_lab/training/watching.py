@@ -80,10 +80,21 @@ class RemoteBar:
             self._bar.__exit__()
 
 
-def post_mortem(place: Path) -> str:
-    """Which process of a training died first, how, and the last lines of its log, from what the launchers left in `place`."""
-    for log in sorted(place.glob("launcher-*.log")):
-        deaths = [found.groupdict() for found in _DEATH.finditer(log.read_text(encoding="utf-8", errors="replace"))]
+def dead_processes(place: Path, node: int) -> list[dict[str, str]]:
+    """The training processes that the launcher of a node saw to fail: rank, local rank and exit code of each."""
+    log = place / f"launcher-{node}.log"
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return [found.groupdict() for found in _DEATH.finditer(text)]
+
+
+def post_mortem(place: Path, first: int = 0) -> str:
+    """Which process of a training died first, how, and the last lines of its log, from what the launchers left in `place`.
+
+    `first` is the node whose launcher is asked first.
+    """
+    logs = sorted(place.glob("launcher-*.log"), key=lambda log: (log.stem != f"launcher-{first}", log.stem))
+    for log in logs:
+        deaths = dead_processes(place, int(log.stem.removeprefix("launcher-")))
         # torchrun ends the others with SIGTERM and names the first that it saw to fail last; a kill is never a consequence
         killed = [death for death in deaths if death["code"].startswith("-") and int(death["code"]) != -signal.SIGTERM]
         if deaths:
@@ -91,7 +102,7 @@ def post_mortem(place: Path) -> str:
             node = place / log.stem.replace("launcher", "node")
             own = max(node.glob(f"**/attempt_*/{death['local']}/stderr.log"), key=lambda path: path.stat().st_mtime, default=None)
             return f"training process {death['rank']} {_how(int(death['code']))}{_last_lines(own)}"
-    logs = [log for log in sorted(place.glob("launcher-*.log")) if log.stat().st_size]
+    logs = [log for log in logs if log.stat().st_size]
     return f"the training's processes did not start{_last_lines(logs[0] if logs else None)}"
 
 

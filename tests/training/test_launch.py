@@ -152,7 +152,8 @@ def test_nodes_come_from_the_schedulers_list(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "12")
     nodes = scheduled_nodes(TrainConfig(nodes=2))
     assert [node.host for node in nodes] == ["gpu07", "gpu08"]
-    assert nodes[1].reach == ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpus-per-task=12", "--nodelist=gpu08")
+    step = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpus-per-task=12", "--cpu-bind=none", "--quit-on-interrupt")
+    assert nodes[1].reach == (*step, "--nodelist=gpu08")
     with pytest.raises(DataError, match="this one has 3"):
         scheduled_nodes(TrainConfig(nodes=4))
 
