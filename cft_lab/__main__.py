@@ -112,7 +112,7 @@ def _print_lab_errors(root: Path, folder: Path, manifest: dict[str, Any]) -> Non
 
 
 #: commands whose overrides may stand before and after options
-_INTERMIXED = ("plan", "prefetch")
+_INTERMIXED = ("plan", "prefetch", "report")
 #: commands that have their own say about a store, or need none
 _STORELESS: dict[str, Callable[[argparse.Namespace], int]] = {"grade": grade.run, "plan": plan.run, "prefetch": prefetch.run}
 #: commands on a store: name -> what adds its arguments, what does it and returns the exit code, help

@@ -72,6 +72,8 @@ def columns_of(grades: Sequence[Grade]) -> GradeColumns:
     import numpy as np
 
     codes: dict[Outcome | None, int] = {outcome: place for place, outcome in enumerate(OUTCOMES)} | {None: _NONE}
+    if strange := [grade.problem_id for grade in grades if not isinstance(grade.problem_id, str)]:
+        raise TypeError(f"problem_id is {strange[0]!r}, not a text")
     return GradeColumns(
         tuple(grade.problem_id for grade in grades),
         np.array([grade.sample for grade in grades], np.int32),

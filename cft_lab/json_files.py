@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from cft_lab.records import from_row, to_row
 
 RecordT = TypeVar("RecordT")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # the beginning of an escaped surrogate
 
 
 class Journal:
@@ -77,7 +79,23 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Reads what `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """A value from its JSON. Half a surrogate pair, which no file could take, becomes a question mark."""
+    value = json.loads(text)
+    return _encodable(value) if _HALF.search(text) else value
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_encodable(one) for one in value]
+    if isinstance(value, dict):
+        return {_encodable(name): _encodable(one) for name, one in value.items()}
+    return value
 
 
 def write_records(path: Path, records: Iterable[Any]) -> int:
@@ -93,4 +111,4 @@ def write_records(path: Path, records: Iterable[Any]) -> int:
 def read_records(path: Path, kind: type[RecordT]) -> list[RecordT]:
     """Reads what `write_records` wrote."""
     with path.open(encoding="utf-8") as file:
-        return [from_row(kind, json.loads(line)) for line in file]
+        return [from_row(kind, parse_json(line)) for line in file]

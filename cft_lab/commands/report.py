@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from pathlib import Path
 from cft_lab.config import ConfigError
 from cft_lab.hydra_config import explain
 from cft_lab.published import VERSIONS
-from cft_lab.report.build import ALL, CLAIMS, GROUPS, build_study, claim_scales, expand_names
-from cft_lab.report.claims import Verdict, judge, read_claims
+from cft_lab.report.build import ALL, CLAIMS, GROUPS, build_with_claims
+from cft_lab.report.claims import Verdict
 from cft_lab.report.csv_tables import notes_csv
 from cft_lab.report.render import FORMATS, notes_of, render
 from cft_lab.report.study import Study
@@ -53,13 +54,14 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None and options.out.suffix == ".html" and formats != ["html"]:
         print(f"--out {options.out} is one page: use --format html, or name a folder", file=sys.stderr)
         return 2
+    if options.out is not None and (why_not := _unwritable(options.out)):
+        print(f"--out {options.out}: {why_not}", file=sys.stderr)
+        return 2
     overrides = [word for word in options.asked if "=" in word]
     words = [word for word in options.asked if "=" not in word]
-    scales = claim_scales(words)
     study = Study(open_store(options.store), options.version, overrides)
     try:
-        report = build_study(study, expand_names([word for word in words if word != CLAIMS]))
-        verdicts = judge(study, [claim for claim in read_claims() if claim.scale in scales])
+        report, verdicts = build_with_claims(study, words)
     except Exception as error:
         told = error.problems if isinstance(error, ConfigError) else (explain(error),)
         if told == (None,):
@@ -80,9 +82,20 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _unwritable(out: Path) -> str | None:
+    """Why nothing can be written there, found out by making the folder; None if it can."""
+    folder = out.parent if out.suffix == ".html" else out
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{folder} is no folder and cannot be made ({error.strerror}): name another"
+    if out.suffix == ".html" and out.is_dir():
+        return "it is a folder: name a file in it"
+    return None if os.access(folder, os.W_OK) else f"{folder} cannot be written to: name another folder"
+
+
 def _write(folder: Path, report: Report, verdicts: Sequence[Verdict], format: str, rates: bool) -> None:
     """A file for each table and one for the claims, each with what is to be said about the store; for csv that is a file too."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {table.name: render(dataclasses.replace(report, tables=(table,)), format, rates=rates) for table in report.tables}
     if verdicts:
         texts[CLAIMS] = render(dataclasses.replace(report, tables=()), format, verdicts)
@@ -90,5 +103,5 @@ def _write(folder: Path, report: Report, verdicts: Sequence[Verdict], format: st
         texts["notes"] = notes_csv(notes_of(report, verdicts))
     for name, text in texts.items():
         file = folder / f"{name.replace('/', '-')}.{format}"
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="utf-8", errors="replace")
         print(file)

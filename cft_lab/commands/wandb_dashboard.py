@@ -14,8 +14,7 @@ from typing import Any
 from cft_lab.config import ConfigError
 from cft_lab.hydra_config import explain
 from cft_lab.published import VERSIONS
-from cft_lab.report.build import ALL, CLAIMS, GROUPS, build_study, claim_scales, expand_names
-from cft_lab.report.claims import judge, read_claims
+from cft_lab.report.build import ALL, GROUPS, build_with_claims
 from cft_lab.report.study import Study
 from cft_lab.results import open_store
 
@@ -46,8 +45,7 @@ def run(options: argparse.Namespace) -> int:
         return 2
     try:
         study = Study(open_store(options.store), options.version)
-        report = build_study(study, expand_names([name for name in options.tables if name != CLAIMS]))
-        verdicts = judge(study, [claim for claim in read_claims() if claim.scale in claim_scales(options.tables)])
+        report, verdicts = build_with_claims(study, options.tables)
         dashboard = build_dashboard(report, options.project, options.entity, verdicts, cost_parts(report, study.results))
     except Exception as error:
         told = error.problems if isinstance(error, ConfigError) else (explain(error),)

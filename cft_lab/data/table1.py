@@ -49,7 +49,7 @@ def table1(manifests: Iterable[Mapping[str, Any]]) -> list[Table1Row]:
     """
     counted: dict[str, Mapping[str, Any]] = {}
     for manifest in manifests:
-        if manifest["stage"] != "problems" or _values(manifest["config"]).get("source") != "hub":
+        if manifest["stage"] != "problems" or _values(manifest.get("config") or {}).get("source") != "hub":
             continue
         if manifest["counts"].get("whole_source"):
             counted[manifest["label"]] = manifest

@@ -21,7 +21,7 @@ from cft_lab.records import Score
 from cft_lab.report.commands import Commands
 from cft_lab.report.tables import ArmTrace, RunTrace
 from cft_lab.results import CellRecord, Results
-from cft_lab.store import DONE, Stage
+from cft_lab.store import DONE, MANIFEST, PRUNED, Stage
 from cft_lab.sweeps.expand import AskedCell
 
 #: fields that say which cell of a table a result was meant for
@@ -36,13 +36,13 @@ _TOLD = 4  # differing fields, or results, that a line names before it counts
 class Measured:
     """One run's score on one benchmark: the score, the key of its stage, the record that names it, and its version.
 
-    `version` is what the items and the graders were, None where the store does not say.
+    `version` is what its `items` and its `graders` were, as JSON; None where the store does not say.
     """
 
     score: Score
     key: str
     record: CellRecord
-    version: str | None
+    version: Mapping[str, str | None]
     today: bool  # made by today's versions of all stages
 
 
@@ -230,14 +230,17 @@ class Matcher:
                 runs.append(Run(seed, found, _training(next(iter(found.values())).record)))
         return sorted(runs, key=lambda run: run.seed), list(dict.fromkeys(notes))
 
-    def _recorded_version(self, record: CellRecord, benchmark: str) -> str | None:
-        """The version of items and graders by the manifests of the store."""
-        keys = record.result.keys
-        generated = self.results.reader.manifest("generations", keys.get(f"generations/{benchmark}", "-"))
-        scored = self.results.reader.manifest("scores", keys[f"scores/{benchmark}"])
-        if generated is None or scored is None:
-            return None
-        return _version(generated.get("config") or {}, scored.get("config") or {})
+    def _recorded_version(self, record: CellRecord, benchmark: str) -> Mapping[str, str | None]:
+        """The version of items and graders by the manifests of the store. One that is not there is noted."""
+        reader, told = self.results.reader, []
+        for stage, what in (("generations", "items"), ("scores", "graders")):
+            key = record.result.keys[f"{stage}/{benchmark}"]
+            manifest = reader.manifest(stage, key)
+            path = reader.folder(stage, key) / MANIFEST
+            if manifest is None and not path.exists():
+                reader.note(path, f"it is not there: nothing says which {what} these are", "import it again, or run the cell")
+            told.append((manifest or {}).get("config") or {})
+        return _version(*told)
 
     def _versions(self, runs: Sequence[Run], plans: Mapping[int, Stage]) -> str:
         """The first stages, upstream first, in which runs are not what they would be today."""
@@ -259,7 +262,8 @@ class Matcher:
         if not self.failures:
             return None
         for stage in plan.walk():
-            if stage.key in self.failures and not (self.results.reader.folder(stage.name, stage.key) / DONE).exists():
+            folder = self.results.reader.folder(stage.name, stage.key)
+            if stage.key in self.failures and not any((folder / mark).exists() for mark in (DONE, PRUNED)):
                 return f"{self.failures[stage.key]} (in {stage.name} {stage.key})"
         return None
 
@@ -334,8 +338,15 @@ def _training(record: CellRecord) -> str | None:
     return record.result.keys.get("candidates")
 
 
-def _version(generated: Mapping[str, Any], scored: Mapping[str, Any]) -> str:
-    return json.dumps({"items": generated.get("items"), "graders": scored.get("graders")}, sort_keys=True, default=str)
+def _version(generated: Mapping[str, Any], scored: Mapping[str, Any]) -> dict[str, str | None]:
+    told = {"items": generated.get("items"), "graders": scored.get("graders")}
+    return {name: None if value is None else json.dumps(value, sort_keys=True, default=str) for name, value in told.items()}
+
+
+def version_unlike(versions: Sequence[Mapping[str, str | None]]) -> list[str]:
+    """In what these versions differ: items, graders, both or nothing. What is not known differs from nothing."""
+    names = dict.fromkeys(name for version in versions for name in version)
+    return [name for name in names if len({version.get(name) for version in versions} - {None}) > 1]
 
 
 def _plain(value: Any) -> str:

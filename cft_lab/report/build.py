@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +11,11 @@ from pathlib import Path
 from cft_lab.data.table1 import table1
 from cft_lab.hydra_config import SWEEPS
 from cft_lab.provenance import provenance
-from cft_lab.published import PRINTED_BENCHMARKS, SOURCE
-from cft_lab.report.arms import Arm, Run
+from cft_lab.published import PRINTED_BENCHMARKS, SOURCE, VERSIONS
+from cft_lab.report.arms import Arm, Measured, version_unlike
 from cft_lab.report.claims import Verdict, judge, read_claims
 from cft_lab.report.deltas import deltas
+from cft_lab.report.lost import lost_places, unmeasured
 from cft_lab.report.render import benchmark_name
 from cft_lab.report.study import LAB, PAPER, Printed, Study, SweepArms, beside
 from cft_lab.report.tables import (
@@ -32,6 +33,7 @@ from cft_lab.report.tables import (
     Value,
 )
 from cft_lab.results import Results
+from cft_lab.store import DONE, PRUNED
 
 PAPER_TABLES = ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "figure1")
 LAB_TABLES = ("lab/table2", "lab/table5", "lab/table6", "lab/table7", "lab/table8")
@@ -61,27 +63,42 @@ def build_study(study: Study, names: Sequence[str]) -> Report:
     swept = dict(zip(asked := [name for name in names if name != _TABLE1], study.sweeps(asked), strict=True))
     tables = [_data_sets(study) if name == _TABLE1 else _table(study, swept[name]) for name in names]
     arms = {arm.id: arm.trace() for one in swept.values() for arm in one.arms}
-    notes = () if study.results.records else (f"{study.results.root} has no finished result: everything is yet to be run.",)
     return Report(
         store=str(study.results.root),
         version=study.version,
         tables=tuple(tables),
         arms=arms,
-        problems=tuple(str(problem) for problem in study.results.problems),
+        problems=_problems(study),
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         commit=provenance()["commit"],
-        notes=notes,
+        notes=tuple(_whole_notes(study)),
     )
+
+
+def build_with_claims(study: Study, words: Sequence[str]) -> tuple[Report, tuple[Verdict, ...]]:
+    """The tables and the claims that words of a command line ask for. Raises what `build` raises."""
+    report = build_study(study, expand_names([word for word in words if word != CLAIMS]))
+    scales = [scale for scale in (PAPER, LAB) if {scale, "all", CLAIMS} & set(words)]
+    verdicts = judge(study, [claim for claim in read_claims() if claim.scale in scales])
+    return dataclasses.replace(report, problems=_problems(study)), verdicts  # claims have read more grades
+
+
+def _problems(study: Study) -> tuple[str, ...]:
+    return tuple(map(str, study.results.problems))
+
+
+def _whole_notes(study: Study) -> Iterator[str]:
+    if not study.results.records:
+        yield f"{study.results.root} has no finished result: everything is yet to be run."
+    if study.overrides:
+        yield f"Tables and claims are about cells that were asked for with `{' '.join(study.overrides)}`."
+    if study.version != VERSIONS[0]:
+        yield f"Published values, those of claims too, are of the paper's {study.version}."
 
 
 def expand_names(words: Sequence[str]) -> list[str]:
     """Names of tables, with those that stand for a group in full; each once, in the order asked."""
     return list(dict.fromkeys(name for word in words for name in GROUPS.get(word, (word,))))
-
-
-def claim_scales(words: Sequence[str]) -> list[str]:
-    """Whose claims some words ask for: the paper's, the lab's, or both."""
-    return [scale for scale in (PAPER, LAB) if {scale, "all", CLAIMS} & set(words)]
 
 
 def judge_claims(results: Results, version: str = "v1") -> tuple[Verdict, ...]:
@@ -90,7 +107,8 @@ def judge_claims(results: Results, version: str = "v1") -> tuple[Verdict, ...]:
 
 
 def _data_sets(study: Study) -> DataSetTable:
-    manifests = [study.results.reader.manifest("problems", path.name) for path in study.results.root.glob("problems/*")]
+    folders = [path for path in study.results.root.glob("problems/*") if (path / DONE).exists() or (path / PRUNED).exists()]
+    manifests = [study.results.reader.manifest("problems", path.name) for path in folders]
     found = table1(sorted((told for told in manifests if told), key=lambda told: str(told["created"])))
     rows = [
         DataSetRow(
@@ -186,7 +204,7 @@ def _entry(
         value = study.measures.average(arm, names) if benchmark == AVG else study.measures.value(arm, benchmark)
     state, reason = (CONFLICT, clash) if clash else (MEASURED, None) if value else (arm.state, arm.reason)
     if value is None and state == MEASURED:  # other benchmarks are, this one is not
-        state, reason = "missing", _unmeasured(study, arm, names)
+        state, reason = "missing", unmeasured(study, arm, names)
     return Entry(
         row=arm.cell.row or arm.label,
         column=arm.cell.column,
@@ -202,60 +220,30 @@ def _entry(
     )
 
 
-def _unmeasured(study: Study, arm: Arm, names: Sequence[str]) -> str:
-    there = [name for name in names if arm.on(name)]
-    if len(there) < len(names):
-        return f"no run of it has {', '.join(name for name in names if name not in there)}"
-    if folders := [folder for name in names for run in arm.on(name) for folder in _unreadable(study, run, name)]:
-        return f"the grades of {', '.join(names)} cannot be read: first delete {' and '.join(dict.fromkeys(folders))}"
-    return "all items have errors"
-
-
-def _unreadable(study: Study, run: Run, benchmark: str) -> list[str]:
-    """The folders of a run without readable grades on a benchmark, which would be reused if they stayed; none if it has them."""
-    found = run.measured[benchmark]
-    if study.results.reader.item_scores(found.score, found.key) is not None:
-        return []
-    return [name for name in (f"scores/{found.key}", f"result/{found.record.key}") if (study.results.root / name).exists()]
-
-
-def _lost_places(study: Study, arm: Arm, benchmarks: Sequence[str]) -> Iterator[str]:
-    """One line for each benchmark that some runs of an arm have and others lack: whose mean is over fewer seeds."""
-    for name in benchmarks:
-        lost = {run.seed: _unreadable(study, run, name) if name in run.measured else [] for run in arm.runs}
-        lost = {run.seed: lost[run.seed] for run in arm.runs if name not in run.measured or lost[run.seed]}
-        if 0 < len(lost) < len(arm.runs):
-            folders = list(dict.fromkeys(folder for told in lost.values() for folder in told))
-            first = f"delete {' and '.join(folders)}, then " if folders else ""
-            command = study.commands.cell(arm.cell, arm.config, tuple(lost))
-            seeds = f"seed{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
-            yield f"{arm.label} lacks {name} under {seeds}, so that it and AVG are over fewer seeds: {first}{command}"
-
-
 def _version_clashes(swept: SweepArms) -> dict[tuple[str, str], str]:
     """(arm, benchmark) -> how its items or graders differ from those that the table is about: today's, or what most arms have."""
     found = {}
     for benchmark in swept.benchmarks:
         seen = [(arm, run.measured[benchmark]) for arm in swept.arms for run in arm.on(benchmark)]
-        known = [one.version for _, one in seen if one.today] or [one.version for _, one in seen]
-        counted = Counter(version for version in known if version is not None)
-        if not counted:
-            continue
-        chosen = counted.most_common(1)[0][0]
+        chosen = _chosen_version([one for _, one in seen if one.today] or [one for _, one in seen])
         for arm, one in seen:
-            if one.version is not None and one.version != chosen:
-                found[arm.id, benchmark] = f"its {_told_versions(one.version, chosen)}: run it again, or report it by itself"
+            told = " and ".join(
+                f"{name} are {_short(one.version[name])} where the rest of the table has {_short(chosen[name])}"
+                for name in version_unlike([one.version, chosen])
+            )
+            if told:
+                found[arm.id, benchmark] = f"its {told}: run it again, or report it by itself"
     return found
 
 
-def _told_versions(version: str, chosen: str) -> str:
-    mine, others = json.loads(version), json.loads(chosen)
-    parts = [name for name in ("items", "graders") if mine[name] != others[name]]
-    return " and ".join(f"{name} are {_short(mine[name])} where the rest of the table has {_short(others[name])}" for name in parts)
+def _chosen_version(measured: Sequence[Measured]) -> dict[str, str]:
+    """The items and the graders that most have, as far as anything is known of them."""
+    counted = Counter(item for one in measured for item in one.version.items())
+    return {name: value for (name, value), _ in reversed(counted.most_common()) if value is not None}
 
 
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+def _short(value: str | None) -> str:
+    text = str(value).strip('"')
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -300,8 +288,6 @@ def _told_others(study: Study, swept: SweepArms, others: Sequence[Row]) -> Itera
 
 
 def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str]) -> Iterator[str]:
-    if study.overrides:
-        yield f"Every cell of this table was asked for with `{' '.join(study.overrides)}`."
     if swept.scale == LAB:
         yield _lab_note(swept)
     if any(arm.runs for arm in swept.arms):
@@ -318,7 +304,7 @@ def _notes(study: Study, swept: SweepArms, clashes: Mapping[tuple[str, str], str
     seeds = sorted({seed for arm in measured for seed in arm.seeds})
     for arm in measured:
         yield from study.matcher.failed_seeds(arm, seeds)
-        yield from _lost_places(study, arm, swept.benchmarks)
+        yield from (": ".join(told) for told in lost_places(study, arm, swept.benchmarks))
     trained = [arm for arm in measured if arm.trained]
     if trained and all(len(arm.runs) == 1 for arm in trained):
         yield _ONE_RUN

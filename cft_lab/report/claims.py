@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from cft_lab.evaluation.comparisons import POWER, holm
 from cft_lab.report.deltas import published_difference
+from cft_lab.report.lost import lost_places, unmeasured
 from cft_lab.report.measure import NotComparable
 from cft_lab.report.power import Needed, chance, needed
 from cft_lab.report.seeds import Compared
@@ -186,6 +187,7 @@ def judge(study: Study, claims: Sequence[Claim]) -> tuple[Verdict, ...]:
 def _judge(study: Study, swept: SweepArms, claim: Claim, confidence: float) -> Verdict:
     first = [swept.at(place.row, place.column) for place in claim.first]
     rivals = [[swept.at(place.row, place.column) for place in group] for group in claim.rivals]
+    arms = list({arm.id: arm for arm in (*first, *(arm for group in rivals for arm in group))}.values())
     names = swept.benchmarks if claim.benchmark == AVG else (claim.benchmark,)
     blank = Verdict(
         claim,
@@ -198,7 +200,7 @@ def _judge(study: Study, swept: SweepArms, claim: Claim, confidence: float) -> V
     try:
         compared = study.measures.compare(first, rivals, names, swept.arms, confidence)
     except NotComparable as reason:
-        return dataclasses.replace(blank, reason=_why_not(reason, [*first, *(arm for group in rivals for arm in group)]))
+        return dataclasses.replace(blank, reason=_why_not(study, reason, arms, names))
     word = decide(claim, compared.low, compared.high)
     sought = effect_to_find(claim, compared, confidence)
     wanted = needed(compared, sought.effect, confidence, sought.power) if word == NOT_SEPARABLE else Needed()
@@ -220,12 +222,16 @@ def _judge(study: Study, swept: SweepArms, claim: Claim, confidence: float) -> V
         sought=sought.told if word == NOT_SEPARABLE else "",
         command=None,
     )
-    return dataclasses.replace(found, reason=_reason(found, compared))
+    lost = [f"{told}: {claim.sweep} says what makes it." for arm in arms for told, _ in lost_places(study, arm, names)]
+    return dataclasses.replace(found, reason=" ".join([_reason(found, compared), *lost]))
 
 
-def _why_not(reason: NotComparable, arms: Sequence[Arm]) -> str:
-    told = dict.fromkeys(f"{arm.label}: {arm.state}" for arm in arms if arm.reason)
-    return f"{reason} ({'; '.join(told)}: the table says why)" if told else str(reason)
+def _why_not(study: Study, reason: NotComparable, arms: Sequence[Arm], benchmarks: Sequence[str]) -> str:
+    """The reason, with what is known of arms that failed, are refused, or were run and cannot be read."""
+    told = [f"{arm.label}: {arm.state}: the table says why" for arm in arms if arm.reason]
+    unread = [arm for arm in arms if arm.runs and any(study.measures.value(arm, name) is None for name in benchmarks)]
+    told += [f"{arm.label}: {unmeasured(study, arm, benchmarks)}" for arm in unread]
+    return f"{reason} ({'; '.join(dict.fromkeys(told))})" if told else str(reason)
 
 
 def decide(claim: Claim, low: float, high: float) -> str:

@@ -13,7 +13,7 @@ from cft_lab.sweeps.expand import AskedCell
 
 _STUDIED = (0, 1, 2)  # seeds of the lab study
 _LAB = "lab"
-_PLAIN = re.compile(r"[\w/.@:+-]+")  # what Hydra reads as it stands
+_PLAIN = re.compile(r"[\w/.@:+-]+", re.ASCII)  # what Hydra reads as it stands
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,8 @@ class Commands:
         return self._run((), ())
 
     def _run(self, overrides: Sequence[str], seeds: Sequence[int], *, many: bool = False) -> str:
-        """`seeds` replace those of the overrides, unless a sweep's were asked for."""
-        kept = [item for item in overrides if not item.startswith("output_root=")]
-        if many and any(item.startswith("seed=") for item in kept):
-            seeds = ()
-        elif seeds:
-            kept = [item for item in kept if not item.startswith("seed=")]
+        """`seeds` replace those of the overrides."""
+        kept = [item for item in overrides if not item.startswith("output_root=") and not (seeds and item.startswith("seed="))]
         words = [*kept, *([f"seed={','.join(map(str, seeds))}"] if seeds else []), *self._place()]
         return " ".join(["python run.py", *(["-m"] if many or len(seeds) > 1 else []), *map(shlex.quote, words)])
 
@@ -55,8 +51,14 @@ class Commands:
         name = store.relative_to(PROJECT_ROOT) if store.is_relative_to(PROJECT_ROOT) else store
         text = name.as_posix()
         if not _PLAIN.fullmatch(text):
-            text = "'" + text.replace("'", "\\'") + "'"
+            text = _hydra_quoted(text)
         return [f"output_root={text}"]
+
+
+def _hydra_quoted(text: str) -> str:
+    """A text between quotes as Hydra reads it: backslashes count before a quote, the end and an interpolation, and are doubled."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return "'" + re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + "\\${", escaped) + "'"
 
 
 def seeds_matter(config: Config) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cft_lab.evaluation.resampling import Resampler, minus_best
 from cft_lab.evaluation.statistics import item_interval, macro_difference_interval, macro_interval, seed_sd, z_value
-from cft_lab.report.arms import Arm, Measured, Run
+from cft_lab.report.arms import Arm, Measured, Run, version_unlike
 from cft_lab.report.seeds import LEAST_BORROWED_DEGREES, Compared, SeedSpread, independent_spread, shared_spread, with_seeds
 from cft_lab.report.tables import Value
 from cft_lab.results import Results
@@ -48,6 +48,11 @@ class Measures:
         if place not in self._values:
             self._values[place] = self._value(arm, benchmark)
         return self._values[place]
+
+    def shared_items(self, arm: Arm, benchmark: str) -> int:
+        """How many items all runs of an arm with readable grades have measured on a benchmark."""
+        found = self._whole(arm, [benchmark])
+        return len(self._matrix([(run, benchmark) for run in found])[0]) if found else 0
 
     def _value(self, arm: Arm, benchmark: str) -> Value | None:
         found = self._whole(arm, [benchmark])
@@ -142,9 +147,9 @@ class Measures:
                     raise NotComparable(f"{arm.label} is not measured on {benchmark}")
                 spans[-1].append(slice(len(flat), len(flat) + len(runs)))
                 flat += [(run, benchmark) for run in runs]
-        versions = {run.measured[benchmark].version for run, _ in flat} - {None}
-        if len(versions) > 1:
-            raise NotComparable(f"arms were measured on different versions of {benchmark}, or by different graders")
+        versions = [run.measured[benchmark].version for run, _ in flat]
+        if unlike := version_unlike(versions):
+            raise NotComparable(f"arms were measured on {benchmark} with different {' and '.join(unlike)}")
         items, rows = self._matrix(flat)
         if len(items) < 2:
             raise NotComparable(f"the arms share {len(items)} measured items of {benchmark}")
@@ -240,13 +245,15 @@ class Measures:
 
             if borrowed:
                 return None
-            return shared_spread([np.stack(self._by_training(groups, benchmark, benchmarks)) for benchmark in benchmarks])
+            cubes = [np.stack(self._by_training(groups, benchmark, benchmarks)) for benchmark in benchmarks]
+            return shared_spread(cubes) if all(cube.shape[2] > 1 for cube in cubes) else None
         classes: dict[Any, list[list[np.ndarray]]] = {}
         for group in groups:
             on = {frozenset(self._trainings(arm, benchmarks)) for arm in group}
             if len(on) == 1 and len(next(iter(on))) > 1:
                 scores = [self._by_training([group], benchmark, benchmarks)[0] for benchmark in benchmarks]
-                classes.setdefault(next(iter(on)), []).append(scores)
+                if all(rows.shape[1] > 1 for rows in scores):  # else its runs share no items, which its own row says
+                    classes.setdefault(next(iter(on)), []).append(scores)
         found = independent_spread(list(classes.values()), borrowed=borrowed)
         return None if found is None or (borrowed and found.degrees < LEAST_BORROWED_DEGREES) else found
 

@@ -97,10 +97,10 @@ class TableView:
 
 
 def write_page(report: Report, verdicts: Sequence[Verdict], results: Results, path: Path) -> Path:
-    """Writes the page and returns its path: `path`, or report.html in it if it is a folder or has no suffix."""
-    file = path / FILE if path.is_dir() or not path.suffix else path
+    """Writes the page and returns its path: `path` if that ends in .html, else report.html in that folder."""
+    file = path if path.suffix == ".html" else path / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render(report, verdicts, results), encoding="utf-8")
+    file.write_text(render(report, verdicts, results), encoding="utf-8", errors="replace")  # half a surrogate is no text
     return file
 
 

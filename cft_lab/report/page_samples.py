@@ -105,7 +105,7 @@ def _turns(results: Results, key: str, item: str) -> tuple[tuple[str, str], ...]
     file = results.reader.folder("generations", key) / GENERATIONS
     rows = results.reader.attempt(file, partial(read_records, file, Generation)) or []
     found = next((row.turns for row in rows if row.problem_id == item and row.sample == 0), ())
-    return tuple((turn.purpose, turn.completion.text[:SHOWN_LETTERS]) for turn in found)
+    return tuple((str(turn.purpose), turn.completion.text[:SHOWN_LETTERS]) for turn in found)  # `texts` has checked them
 
 
 def _drawn(draw: random.Random, benchmark: str, runs: Sequence[str], results: Results) -> Iterator[tuple[str, str]]:

@@ -66,7 +66,10 @@ class Study:
         return Matcher(self.results, self.commands, self._failures())
 
     def sweeps(self, names: Sequence[str]) -> list[SweepArms]:
-        """The sweeps of these names. Raises ConfigError on one that is unknown, or whose cells cannot be composed."""
+        """The sweeps of these names. Raises ConfigError on one that is unknown, on cells that cannot be composed, and on overrides
+        that a report does not take.
+        """
+        self._refuse_overrides()
         if missing := [name for name in dict.fromkeys(names) if name not in self._swept]:
             with initialized():
                 asked = expand([*self.overrides, f"sweeps={','.join(missing)}"], self.folder)
@@ -75,6 +78,13 @@ class Study:
                     cells = [cell for cell in asked.cells if cell.sweep == sweep.name]
                     self._swept[sweep.name] = self._matched(sweep, cells, composer)
         return [self._swept[name] for name in names]
+
+    def _refuse_overrides(self) -> None:
+        """A report takes every seed of the store that it is given."""
+        remedies = {"seed": "a report takes every seed of a store: leave it out", "output_root": "name the store with --store"}
+        named = {override.partition("=")[0].lstrip("+~"): override for override in self.overrides}
+        if told := [f"{named[name]} is no override of a report: {remedy}" for name, remedy in remedies.items() if name in named]:
+            raise ConfigError(*told)
 
     def _matched(self, sweep: Sweep, cells: Sequence[AskedCell], composer: Composer) -> SweepArms:
         if len(cells) > len(sweep.cells):

@@ -15,7 +15,7 @@ from cft_lab.json_files import read_json, read_records
 from cft_lab.records import Critique, Generation, Grade, Response
 from cft_lab.records import Problem as Question
 from cft_lab.results import rows, self_critique
-from cft_lab.results.checks import RATES, check_rows
+from cft_lab.results.checks import RATES, check_rows, check_texts
 from cft_lab.results.grades import CORRECT, ERROR
 from cft_lab.results.store_reader import CellRecord, Problem, StoreReader
 from cft_lab.stages import GENERATIONS, GRADES
@@ -179,6 +179,8 @@ class Results:
         def told() -> list[dict[str, Any]]:
             by_draw = {(grade.problem_id, grade.sample): grade for grade in grades}
             kept = [row for row in texts if wanted is None or row.problem_id in wanted]
+            for row in kept:
+                check_texts(row)
             return [rows.text_row(row, by_draw.get((row.problem_id, row.sample)), questions.get(row.problem_id)) for row in kept]
 
         return pd.DataFrame(self.reader.attempt(generated, told) or [], columns=rows.TEXT_COLUMNS)
@@ -296,11 +298,12 @@ class Results:
             raise KeyError(f"{self.root} has no critiques stage {key!r}: see critiques().index")
         critiques = self._rows_of("critiques", key, CRITIQUES, Critique)
         upstream = manifest["upstream"]
-        questions = {row.id: row for row in self._rows_of("problems", upstream["problems"], PROBLEMS, Question)}
-        stage = "responses" if self.reader.folder("responses", upstream["responses"]).exists() else "answers"
-        responses = {row.problem_id: row for row in self._rows_of(stage, upstream["responses"], RESPONSES, Response)}
-        graded = self.reader.folder(stage, upstream["responses"]) / GRADES
-        grades = {row.problem_id: row for row in read_records(graded, Grade)} if graded.exists() else {}
+        questions = {row.id: row for row in self._rows_of("problems", upstream.get("problems", "-"), PROBLEMS, Question)}
+        stage = "responses" if self.reader.folder("responses", upstream.get("responses", "-")).exists() else "answers"
+        responses = {row.problem_id: row for row in self._rows_of(stage, upstream.get("responses", "-"), RESPONSES, Response)}
+        graded = self.reader.folder(stage, upstream.get("responses", "-")) / GRADES
+        kept = self._rows_of(stage, upstream.get("responses", "-"), GRADES, Grade) if graded.exists() else []
+        grades = {row.problem_id: row for row in kept}
         told = [
             {
                 "item": row.problem_id,

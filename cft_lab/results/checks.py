@@ -1,4 +1,4 @@
-"""Whether what parses as JSON is a record: fields of the right types, counts that are not negative, shares between 0 and 1.
+"""Whether what parses as JSON is a record: fields of the right types, counts that can be, shares between 0 and 1.
 
 Every function raises ValueError with the field and its value. What is checked is what a report reads.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from cft_lab.records import Result, Sampling, Score
+from cft_lab.records import Generation, Result, Sampling, Score
 
 _KEY = re.compile(r"[0-9a-f]{1,64}")  # it becomes a path
 _HINTS = {kind: typing.get_type_hints(kind) for kind in (Result, Score, Sampling)}
@@ -47,6 +47,7 @@ _COUNTS: Mapping[str, Any] = {
     "whole_source": bool | None,
     "quality": dict | None,
 }
+_MOST = 10**15  # of anything that is counted or measured here: beyond it a number is damaged
 RATES = ("agreement", "false_right", "false_wrong")  # of critiques: counts.quality
 _RATE: Mapping[str, Any] = {"share": float | None, "interval": list[float] | None, "n": int}
 
@@ -58,7 +59,7 @@ def check_result(result: Result) -> None:
     _refuse(_unlike(result.cell, _CELL, "cell."))
     _refuse(f"the key of {name} is {key!r}" for name, key in result.keys.items() if not _KEY.fullmatch(key))
     numbers = {"supervised_tokens": result.supervised_tokens, "examples": result.examples, "seed": result.cell.get("seed")}
-    _refuse(_negative(numbers))
+    _refuse(_out_of_range(numbers))
     names = [score.benchmark for score in result.scores]
     _refuse(f"it has {names.count(name)} scores on {name}" for name in names if names.count(name) > 1)
     for score in result.scores:
@@ -79,7 +80,7 @@ def check_manifest(told: Any, stage: str) -> None:
     datetime.fromisoformat(told["created"])  # ValueError
     counts = told["counts"]
     _refuse(_unlike(counts, _COUNTS, "counts."))
-    _refuse(_negative({"seconds": told["seconds"], **{f"counts.{name}": counts.get(name) for name in _COUNTS}}))
+    _refuse(_out_of_range({"seconds": told["seconds"], **{f"counts.{name}": counts.get(name) for name in _COUNTS}}))
     if counts.get("whole_source") and (counts.get("rows") is None or "config" not in told):
         raise ValueError("counts.rows is missing, or config")
     quality = counts.get("quality") or {}
@@ -89,16 +90,29 @@ def check_manifest(told: Any, stage: str) -> None:
 
 
 def check_rows(rows: Any, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Rows that have numbers under these names."""
+    """Rows that have numbers under these names: a `step`, which is finite; a `loss`, which may be none where a training diverged;
+    `correct` of `n`.
+    """
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it is no list of rows")
     for place, row in enumerate(rows):
         _refuse(
-            f"row {place}: {name} is {row.get(name)!r}, not a number"
+            f"row {place}: {name} is {_short(row.get(name))}, not a number"
             for name in names
             if not isinstance(row.get(name), (int, float)) or isinstance(row[name], bool)
         )
+        _refuse(f"row {place}: {told}" for told in _out_of_range({name: row[name] for name in names if name != "loss"}))
+        if "loss" in names and math.isfinite(row["loss"]):
+            _refuse(f"row {place}: {told}" for told in _out_of_range({"|loss|": abs(row["loss"])}))
+        if "n" in names and not 0 < row["n"] >= row["correct"]:
+            raise ValueError(f"row {place}: correct is {_short(row['correct'])} of n={_short(row['n'])}")
     return rows
+
+
+def check_texts(generation: Generation) -> None:
+    """Checks what is shown of a generation: its texts."""
+    turns = [turn.completion.text for turn in generation.turns]
+    _refuse(f"a text is {_short(text)}, not str" for text in (generation.final_text, *turns) if not isinstance(text, str))
 
 
 def _strange_rate(rate: Any, name: str) -> Iterator[str]:
@@ -107,14 +121,14 @@ def _strange_rate(rate: Any, name: str) -> Iterator[str]:
         return
     yield from _unlike(rate, _RATE, f"{name}.")
     low, high = rate["interval"] or (0.0, 1.0)
-    if rate["n"] < 0 or not 0 <= low <= high <= 1 or not (rate["share"] is None or 0 <= rate["share"] <= 1):
+    if not 0 <= rate["n"] < _MOST or not 0 <= low <= high <= 1 or not (rate["share"] is None or 0 <= rate["share"] <= 1):
         yield f"{name} is {_short(rate)}"
 
 
 def _strange_score(score: Score) -> Iterator[str]:
     counts = ("n", "correct", "unparsed", "truncated", "errors")
-    yield from _negative({name: getattr(score, name) for name in counts})
-    if sum(getattr(score, name) for name in counts[1:]) > score.n or score.samples < 1:
+    yield from _out_of_range({name: getattr(score, name) for name in counts})
+    if sum(getattr(score, name) for name in counts[1:]) > score.n or not 1 <= score.samples <= max(score.n, 1):
         yield f"counts do not add up: {', '.join(f'{name}={getattr(score, name)}' for name in (*counts, 'samples'))}"
     for name in ("accuracy", "majority", "passed", "paper_accuracy"):
         value = getattr(score, name)
@@ -122,8 +136,11 @@ def _strange_score(score: Score) -> Iterator[str]:
             yield f"{name} is {value}, not a share"
     if (score.accuracy is None) != (score.interval is None) or (score.accuracy is None and score.n > score.errors):
         yield f"accuracy is {score.accuracy}, its interval {score.interval}"
-    if score.interval is not None and not 0 <= score.interval[0] <= score.interval[1] <= 1:
-        yield f"interval is {score.interval}"
+    if score.interval is not None and score.accuracy is not None:
+        if not 0 <= score.interval[0] <= score.accuracy <= score.interval[1] <= 1:
+            yield f"accuracy is {score.accuracy}, its interval {score.interval}"
+        if score.samples == 1 and not math.isclose(score.accuracy * (score.n - score.errors), score.correct, abs_tol=1e-6):
+            yield f"accuracy is {score.accuracy}, where {score.correct} of {score.n - score.errors} are correct"
 
 
 def _refuse(problems: Iterator[str]) -> None:
@@ -131,8 +148,13 @@ def _refuse(problems: Iterator[str]) -> None:
         raise ValueError(first)
 
 
-def _negative(numbers: Mapping[str, Any]) -> Iterator[str]:
-    return (f"{name} is {value}" for name, value in numbers.items() if isinstance(value, (int, float)) and value < 0)
+def _out_of_range(numbers: Mapping[str, Any]) -> Iterator[str]:
+    """Numbers that are negative, beyond all measure, or none."""
+    return (
+        f"{name} is {_short(value)}"
+        for name, value in numbers.items()
+        if isinstance(value, (int, float)) and not 0 <= value < _MOST
+    )
 
 
 def _unlike(values: Mapping[str, Any], kinds: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

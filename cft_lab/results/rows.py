@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cft_lab.json_files import parse_json
 from cft_lab.records import Generation, Grade, Problem, Score
 from cft_lab.results.checks import RATES
 from cft_lab.results.store_reader import CellRecord
@@ -164,4 +165,4 @@ def critique_row(key: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines."""
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        return [parse_json(line) for line in file]

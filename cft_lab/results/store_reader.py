@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cft_lab.grade_columns import OUTCOMES, GradeColumns, read_columns
 from cft_lab.json_files import read_json
-from cft_lab.records import Result, Score, from_row
+from cft_lab.records import Outcome, Result, Score, from_row
 from cft_lab.results.checks import check_manifest, check_result
-from cft_lab.results.grades import ItemScores, item_scores
+from cft_lab.results.grades import CORRECT, ERROR, ItemScores, scores_of
 from cft_lab.stages import RESULT
 from cft_lab.store import DONE, MANIFEST, PRUNED
 
@@ -64,7 +66,7 @@ class StoreReader:
     def note(self, path: Path, what: str, remedy: str = _AGAIN) -> None:
         """Notes a problem, once."""
         shown = path.relative_to(self.root) if path.is_relative_to(self.root) else path
-        self._problems[Problem(str(shown), what, remedy)] = None
+        self._problems[Problem(str(shown).encode("utf-8", "replace").decode(), what, remedy)] = None
 
     def attempt(self, path: Path, read: Callable[[], T], remedy: str = _AGAIN) -> T | None:
         """What `read` returns; None, with a problem noted, if the file or its contents are strange."""
@@ -100,16 +102,21 @@ class StoreReader:
         """The items' scores of a scores stage; None, with a problem noted, if its grades cannot be read or are not its score's."""
         if key not in self._scores:
             folder = self.root / "scores" / key
-            self._scores[key] = self.attempt(folder, lambda: self._checked(folder, score))
+            self._scores[key] = self.attempt(folder, lambda: self._checked(folder, score), self._remake(key))
         return self._scores[key]
 
+    def _remake(self, key: str) -> str:
+        """How scores are made again, and the results that have copied them: either may be what is damaged."""
+        results = [f"result/{record.key}" for record in self.records if key in record.result.keys.values()]
+        return f"delete {' and '.join([f'scores/{key}', *results])}, and run the cell again, or import it again"
+
     def _checked(self, folder: Path, score: Score) -> ItemScores:
-        found = item_scores(folder)
-        if (found.draws, found.correct, found.errors) != (score.n, score.correct, score.errors):
-            raise ValueError(
-                f"its grades ({found.draws} draws, {found.correct} correct, {found.errors} errors) are not those of its score "
-                f"({score.n}, {score.correct}, {score.errors})"
-            )
+        columns = read_columns(folder)
+        found = scores_of(columns)
+        graded, recorded = _told_grades(columns, found), _told_score(score)
+        if unlike := [name for name, value in recorded.items() if not _same(value, graded[name])]:
+            told = [f"{name} {graded[name]} (not {recorded[name]})" for name in unlike]
+            raise ValueError(f"its grades are not those of its score: {', '.join(told)}")
         items = self._known_items.setdefault(found.items, found.items)  # one tuple for all cells: compared by `is`
         return found.with_items(items)
 
@@ -128,6 +135,33 @@ def _result(path: Path) -> Result:
     result = from_row(Result, read_json(path))
     check_result(result)
     return result
+
+
+def _told_score(score: Score) -> dict[str, float | None]:
+    """What a score says that its grades say too."""
+    names = ("correct", "unparsed", "truncated", "errors", "accuracy", "paper_accuracy")
+    return {"n": score.n, **{name: getattr(score, name) for name in names}}
+
+
+def _told_grades(columns: GradeColumns, scores: ItemScores) -> dict[str, float | None]:
+    """The same from grades."""
+    import numpy as np
+
+    measured = scores.values[~np.isnan(scores.values)]
+    paper = columns.paper[(columns.paper >= 0) & (columns.paper != ERROR)]
+    return {
+        "n": scores.draws,
+        "correct": scores.correct,
+        "unparsed": int((columns.outcome == OUTCOMES.index(Outcome.UNPARSED)).sum()),
+        "truncated": int((columns.outcome == OUTCOMES.index(Outcome.TRUNCATED)).sum()),
+        "errors": scores.errors,
+        "accuracy": float(measured.mean()) if len(measured) else None,
+        "paper_accuracy": float((paper == CORRECT).mean()) if len(paper) else None,
+    }
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    return one == other if one is None or other is None else math.isclose(one, other, abs_tol=1e-9)
 
 
 def _told(error: BaseException) -> str:

@@ -5,8 +5,12 @@ import io
 from pathlib import Path
 
 import pytest
+from made_results import drawn_for, write_cell
 
 from cft_lab.__main__ import main
+from cft_lab.hydra_config import compose
+from cft_lab.json_files import read_json, write_json
+from cft_lab.results import open_store
 
 
 def report(store: Path, *arguments: str) -> int:
@@ -112,6 +116,11 @@ def test_models_that_a_table_trains_are_base_rows_and_other_released_ones_are_no
         (["table2", "--format", "pdf"], "--format pdf is not known: choose from md, tex, csv, html"),
         (["lab/table6", "train.lr=1,2"], "one value, not several"),
         (["lab/table6", "nonsense=1"], "nonsense"),
+        (["lab/table6", "seed=0"], "seed=0 is no override of a report: a report takes every seed of a store"),
+        (["claims", "output_root=x"], "output_root=x is no override of a report: name the store with --store"),
+        (["table2", "--format", "html", "--out", "/proc/here"], "--out /proc/here: /proc/here is no folder and cannot be made"),
+        (["table2", "--out", __file__], "is no folder and cannot be made"),
+        (["table2", "--format", "html", "--out", f"{__file__}/page.html"], "is no folder and cannot be made"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_reported(
@@ -121,6 +130,59 @@ def test_bad_input_is_named_and_nothing_is_reported(
     captured = capsys.readouterr()
     assert told in captured.err
     assert not captured.out
+
+
+def test_several_formats_go_into_one_folder_whatever_it_is_called(tmp_path: Path) -> None:
+    for formats in ("html,md", "md,html"):
+        out = tmp_path / f"{formats}.v4"
+        assert report(tmp_path / "store", "table1", "--format", formats, "--out", str(out)) == 0
+        assert {file.name for file in out.iterdir()} == {"report.html", "table1.md"}
+
+
+def test_overrides_may_stand_behind_options_and_hold_for_claims_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "store").mkdir()
+    words = ["claims", "lab/table5", "--version", "v4", "train.lr=1e-4"]
+    assert main(["report", "--store", str(tmp_path / "store"), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "> Tables and claims are about cells that were asked for with `train.lr=1e-4`." in printed
+    assert "> Published values, those of claims too, are of the paper's v4." in printed
+    assert main(["report", "--store", str(tmp_path / "store"), *words, "--out", str(tmp_path)]) == 0
+    for name in ("claims", "lab-table5"):
+        assert "asked for with `train.lr=1e-4`" in (tmp_path / f"{name}.md").read_text()
+
+
+def test_claims_name_the_records_that_they_could_not_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = compose("model=lab-qwen2", "benchmarks=lab", "data=lab-forum", "method=cft")
+    key = write_cell(tmp_path, config, drawn_for(config.benchmarks.names, "cft", 0.5))
+    scores = read_json(tmp_path / "result" / key / "result.json")["keys"]["scores/lab-basic"]
+    for file in (tmp_path / "scores" / scores).glob("grades.*"):
+        file.write_text("garbage")
+    assert report(tmp_path, "claims") == 0
+    assert f"cannot be used: scores/{scores}: it is damaged" in capsys.readouterr().out
+
+
+def test_a_data_set_whose_manifest_says_no_config_is_not_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "problems" / ("a" * 16)
+    folder.mkdir(parents=True)
+    told = {"stage": "problems", "label": "x", "created": "2026-01-02T03:04:05+0000", "seconds": 1.0, "counts": {}, "upstream": {}}
+    write_json(folder / "manifest.json", told)
+    (folder / "DONE").touch()
+    assert report(tmp_path, "table1") == 0
+
+
+def test_half_a_surrogate_in_a_record_becomes_a_question_mark(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    config = compose("model=lab-qwen2", "benchmarks=lab", "data=lab-web", "method=cft")
+    key = write_cell(store, config, drawn_for(config.benchmarks.names, "cft", 0.5))
+    manifest = store / "result" / key / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"label": "', '"label": "\\ud83d \\ud83d\\ude00'))
+    label = open_store(store).costs().loc[key, "label"]
+    assert label.startswith("? \N{GRINNING FACE}")
+    strange = store / "result" / "bad\udcff"  # a name that is not UTF-8
+    strange.mkdir()
+    (strange / "DONE").touch()
+    assert report(store, "lab/table5", "--format", "html,md,csv", "--out", str(tmp_path / "out")) == 0
+    assert "bad?" in (tmp_path / "out" / "lab-table5.md").read_text()
 
 
 def test_a_store_that_is_no_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

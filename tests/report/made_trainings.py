@@ -29,7 +29,7 @@ def made(cells: Cells) -> tuple[Measures, dict[tuple[str, str], Arm], list[str]]
             for name, values in zip(names, benchmarks, strict=True):
                 key = f"{row}/{column}/{training}/{name}"
                 kept[key] = ItemScores(items_of(len(values)), values, len(values), int(values.sum()), 0)
-                measured[name] = Measured(of_any(), key, of_any(), None, today=True)
+                measured[name] = Measured(of_any(), key, of_any(), {}, today=True)
             found.append(Run(place, measured, training))
         method = "base" if None in runs else "cft"
         cell, config = SimpleNamespace(row=row, column=column, label=f"{row} {column}"), SimpleNamespace()

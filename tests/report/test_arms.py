@@ -205,7 +205,7 @@ def test_a_benchmark_that_a_seed_lost_is_told_with_what_makes_it_whole(store: Pa
     (note,) = [note for note in table_of(found).notes if "lacks" in note]
     told, _, command = note.partition(f": delete result/{planned.key}, then ")
     assert told == "CFT lacks lab-basic under seed 1, so that it and AVG are over fewer seeds"
-    assert command == f"python run.py benchmarks=lab-table8 model=lab-debug method=cft seed=1 output_root={store}"
+    assert command == f"`python run.py benchmarks=lab-table8 model=lab-debug method=cft seed=1 output_root={store}`"
     line = next(line for line in render(found, "md").splitlines() if line.startswith("| CFT "))
     assert [place.strip().endswith("(2 seeds)") for place in line.split("|")[4:7]] == [True, False, True]
     shutil.rmtree(store / "result" / planned.key)  # as told

@@ -57,14 +57,12 @@ def test_every_command_leads_to_the_store_and_keeps_the_overrides(tmp_path: Path
     assert {(config.train.lr, config.seed) for config in configs(table.command)} == {(0.001, seed) for seed in (0, 1, 2)}
 
 
-def test_a_lab_cell_is_run_with_three_seeds_unless_they_do_not_matter_or_are_chosen(tmp_path: Path) -> None:
+def test_a_lab_cell_is_run_with_three_seeds_unless_they_do_not_matter(tmp_path: Path) -> None:
     report = build(open_store(tmp_path), ["lab/table2"])
     (table,) = report.tables
     commands = {row.label + row.column: row.entries["AVG"].command or "" for row in table.rows}  # type: ignore[union-attr]
     assert {config.seed for config in configs(commands["lab-qwen2CFT"])} == {0, 1, 2}
     assert [config.seed for config in configs(commands["lab-qwen2Base"])] == [0]
-    chosen = Commands(tmp_path, ("seed=7",)).sweep("lab/table5", "lab")
-    assert {config.seed for config in configs(chosen)} == {7}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +79,10 @@ def test_the_usual_store_needs_no_name(store: Path, told: str) -> None:
     assert pipeline.output_root(config) == store
 
 
-@pytest.mark.parametrize("name", ["it's, a (b)=c", "a\\b [1]"])
+STRANGE_NAMES = ["it's, a (b)=c", "a\\b [1]", "größe", "ends in \\", "ends in \\\\", "${seed}", "a\\${seed}", "a\\'b", "a$", "{b}"]
+
+
+@pytest.mark.parametrize("name", STRANGE_NAMES)
 def test_any_name_of_a_store_survives_the_shell_and_hydra(tmp_path: Path, name: str) -> None:
     (config,) = configs(Commands(tmp_path / name).default())
     assert pipeline.output_root(config) == tmp_path / name

@@ -1,6 +1,7 @@
 """What is shown of a report: every format has its numbers, and no number that was not measured."""
 
 import csv
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -126,9 +127,17 @@ def test_latex_is_escaped() -> None:
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
 
 
-def test_problems_of_the_store_are_said_in_every_text() -> None:
-    import dataclasses
+def test_latex_stays_within_its_comments_and_rows() -> None:
+    report = dataclasses.replace(paper_table(), problems=("CUDA error\nCompile with `TORCH_USE_CUDA_DSA`\n\n[x]",))
+    text = render(report, "tex")
+    (line,) = [line for line in text.splitlines() if "CUDA error" in line]
+    assert line == r"% cannot be used: CUDA error Compile with `TORCH\_USE\_CUDA\_DSA` [x]"
+    rows = [line for line in text.splitlines() if line.endswith(r"\\") and " & " in line]
+    heads = [line for before, line in zip(text.splitlines(), text.splitlines()[1:], strict=False) if before == r"\toprule"]
+    assert all(line.startswith("{}") for line in rows if line not in heads)  # a row that begins with [ would be an argument of \\
 
+
+def test_problems_of_the_store_are_said_in_every_text() -> None:
     report = dataclasses.replace(paper_table(), problems=("result/x: it is damaged; run it again",))
     for format in ("md", "tex", "html"):
         assert "result/x: it is damaged" in render(report, format)

@@ -17,7 +17,8 @@ from cft_lab.hydra_config import compose
 from cft_lab.json_files import read_json, write_json
 from cft_lab.results import open_store
 
-VALUES = ("abc", ["abc"], {"abc": 1}, None, -1, math.nan, True)
+HUGE = 10**400
+VALUES = ("abc", ["abc"], {"abc": 1}, None, -1, math.nan, True, 1.7e308, HUGE)
 RATE = {"count": 3, "n": 10, "share": 0.3, "interval": [0.1, 0.6]}
 #: stage -> counts of a manifest
 COUNTS: dict[str, dict[str, Any]] = {
@@ -46,7 +47,7 @@ FREE = {
         *("label", "commit", "counts.device", "scores.0.protocol", "cell.model.name", "cell.model.scale", "cell.method.name"),
         *("cell.inference.name", "cell.data.name", "cell.responses.name", "cell.teacher.name"),
     ),
-    "-1": ("cell.temperature",),
+    **dict.fromkeys(("-1", "1.7e+308", str(HUGE)), ("cell.temperature",)),
     "['abc']": ("cell.benchmarks.names",),
     "{'abc': 1}": ("counts", "config", "counts.quality"),
     "True": ("uncommitted_changes", "counts.whole_source"),

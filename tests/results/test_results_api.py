@@ -1,6 +1,10 @@
 """The results API on a real cell at debug size, and on stores with records that cannot be read."""
 
 import io
+import json
+import math
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from cft_lab.config import Config
 from cft_lab.json_files import read_json, read_records, write_json
 from cft_lab.records import Generation, Grade, Result
 from cft_lab.results import Results, open_store
+from cft_lab.results.checks import check_rows
 from cft_lab.stages import GENERATIONS
 
 
@@ -59,6 +64,37 @@ def test_a_real_cell_in_every_frame(
     critiques = found.critique_texts(result.keys["critiques"])
     assert len(critiques) == quality["critiques"]
     assert critiques[["question", "response", "critique"]].notna().all(axis=None)
+
+
+def test_texts_that_are_none_and_grades_that_are_torn_are_told(
+    tmp_path: Path, shared_store: Path, cell: Callable[..., Config], ran: Callable[..., tuple[str, Result]]
+) -> None:
+    key, result = ran(cell)
+    for stage in ("result", "critiques", "problems", "responses", "scores", "generations"):
+        shutil.copytree(shared_store / stage, tmp_path / stage)
+    benchmark = result.scores[0].benchmark
+    generated = tmp_path / "generations" / result.keys[f"generations/{benchmark}"] / GENERATIONS
+    lines = generated.read_text().splitlines(keepends=True)
+    first = json.loads(lines[0])
+    first["turns"][0]["completion"]["text"] = None
+    generated.write_text("".join([json.dumps(first) + "\n", *lines[1:]]))
+    graded = tmp_path / "responses" / result.keys["responses"] / "grades.jsonl"
+    graded.write_text('{"problem_id": ')
+    found = open_store(tmp_path)
+    assert found.texts(key, benchmark).empty
+    assert len(found.texts(key, benchmark, [json.loads(lines[1])["problem_id"]])) == 1, "the other rows are whole"
+    critiques = found.critique_texts(result.keys["critiques"])
+    assert critiques["response_outcome"].isna().all()
+    assert critiques["critique"].notna().all()
+    columns = tmp_path / "scores" / result.keys[f"scores/{benchmark}"]
+    (columns / "grades.parquet").unlink()
+    rows = (columns / "grades.jsonl").read_text().splitlines(keepends=True)
+    (columns / "grades.jsonl").write_text("".join([json.dumps(json.loads(rows[0]) | {"problem_id": [1]}) + "\n", *rows[1:]]))
+    assert found.items([key], [benchmark]).empty
+    told = {problem.path.partition("/")[0]: problem.what for problem in found.problems}
+    assert "a text is None, not str" in told["generations"]
+    assert "problem_id is [1]" in told["scores"]
+    assert "it is damaged" in told["responses"]
 
 
 def test_self_critiques_are_the_rounds_of_two_stage_inference(
@@ -174,3 +210,25 @@ def test_a_strange_record_is_told_and_left_out(
     assert problem.path == f"result/{'0' * 16}/result.json"
     assert told in problem.what
     assert "run the cell again" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"step": 10**400, "correct": 1, "n": 2}, "step is 1000"),
+        ({"step": math.nan, "correct": 1, "n": 2}, "step is nan"),
+        ({"step": 1, "correct": 0, "n": 0}, "correct is 0 of n=0"),
+        ({"step": 1, "correct": 3, "n": 2}, "correct is 3 of n=2"),
+        ({"step": 1, "correct": -1, "n": 2}, "correct is -1"),
+        ({"step": 1, "loss": -1.7e308}, "|loss| is 1.7e+308"),
+        ({"step": 1, "loss": "x"}, "loss is 'x', not a number"),
+    ],
+)
+def test_strange_rows_of_curves_are_refused(row: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        check_rows([row], tuple(row))
+
+
+def test_a_training_that_diverged_keeps_its_losses() -> None:
+    rows = [{"step": step, "loss": loss} for step, loss in enumerate((2.5, -0.1, math.inf, math.nan))]
+    assert check_rows(rows, ("step", "loss")) is rows
