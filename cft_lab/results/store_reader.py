@@ -107,8 +107,17 @@ class StoreReader:
 
     def _remake(self, key: str) -> str:
         """How scores are made again, and the results that have copied them: either may be what is damaged."""
-        results = [f"result/{record.key}" for record in self.records if key in record.result.keys.values()]
-        return f"delete {' and '.join([f'scores/{key}', *results])}, and run the cell again, or import it again"
+        folders = [f"scores/{key}", *(f"result/{result}" for result in self._results_on.get(key, ()))]
+        return f"delete {' and '.join(folders)}, and run the cell again, or import it again"
+
+    @cached_property
+    def _results_on(self) -> Mapping[str, list[str]]:
+        """Scores key -> the results that name it."""
+        found: dict[str, list[str]] = {}
+        for record in self.records:
+            for score in record.result.scores:
+                found.setdefault(record.result.keys[f"scores/{score.benchmark}"], []).append(record.key)
+        return found
 
     def _checked(self, folder: Path, score: Score) -> ItemScores:
         columns = read_columns(folder)
