@@ -53,6 +53,9 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         ),
         (["benchmarks.items=1"], ["benchmarks.items=1 is out of range", "at least 2"]),
         (["engine=vllm"], ["engine=vllm: the package vllm is not installed", "engine=transformers"]),
+        (["mix_data=lab-forum"], ["mix_data is filled from the group data", "data@mix_data=NAME"]),
+        (["-m", "mix_data=lab-forum,lab-web"], ["mix_data is filled from the group data", "data@mix_data=NAME"]),
+        (["train.selection=clean"], ["train.selection has fields of its own", "train.selection.mode=..."]),
         (["tracking=wandb", "tracking.mode=online"], ["WANDB_API_KEY"]),
         (
             ["data.gold=boxed", "method.keep_critiques=agreeing"],
