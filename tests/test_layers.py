@@ -27,7 +27,7 @@ FLOORS = [
     {"data", "training"},
     {"stages", "preflight"},
     {"pipeline", "results"},
-    {"tables"},
+    {"final_table"},
     {"sweeps"},
     {"report"},
     {"commands"},

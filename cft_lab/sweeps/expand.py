@@ -11,9 +11,9 @@ from typing import cast
 from cft_lab import preflight
 from cft_lab.config import Config, ConfigError
 from cft_lab.engines.api.settings import without_secrets
+from cft_lab.final_table import label_cells
 from cft_lab.hydra_config import SWEEPS, explain, sweep_names
 from cft_lab.sweeps.cells import Sweep, TableCell, read_sweep
-from cft_lab.tables import label_cells
 
 Compose = Callable[[Sequence[str]], Config]
 _LISTED = 3  # cells that a message names before it counts

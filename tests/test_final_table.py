@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from cft_lab.final_table import Arm, collect_arms, compare_arms, item_scores, label_cells, print_table
 from cft_lab.grade_columns import columns_of, write_columns
 from cft_lab.json_files import write_records
 from cft_lab.records import Grade, Outcome, Result, Sampling, Score
-from cft_lab.tables import Arm, collect_arms, compare_arms, item_scores, label_cells, print_table
 
 N = 80
 
