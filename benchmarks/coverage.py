@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,12 +21,12 @@ from scipy import stats
 
 from cft_lab.evaluation.comparisons import bootstrap_difference, bootstrap_minus_best, resampled_means
 from cft_lab.evaluation.statistics import (
+    Estimate,
     Interval,
     agresti_coull,
     combine,
     item_interval,
     item_mean,
-    macro_average,
     paired_interval,
     tango,
     wilson,
@@ -153,7 +154,7 @@ def macro(what: str, sizes: Sequence[int], truths: dict[str, Sequence[float]], d
             found = {
                 "Agresti-Coull, combined": combine(shares, [agresti_coull(x, n) for x, n in outcomes]),
                 "Wilson, combined": combine(shares, [wilson(x, n) or (0.0, 1.0) for x, n in outcomes]),
-                "normal": macro_average([binary_mean(x, n) for x, n in outcomes]).interval,
+                "normal": normal_interval([binary_mean(x, n) for x, n in outcomes]),
             }
             for method, (low, high) in found.items():
                 hits[method] += low <= truth <= high
@@ -161,6 +162,12 @@ def macro(what: str, sizes: Sequence[int], truths: dict[str, Sequence[float]], d
             covered[method][name] = count / draws
     for method, values in covered.items():
         yield Row(what, method, f"{draws:,} draws", values, bound=bound and method.startswith("Agresti"))
+
+
+def normal_interval(parts: Sequence[Estimate]) -> Interval:
+    """The interval of the plain mean by the normal approximation: variances add up."""
+    error = math.hypot(*(part.standard_error for part in parts)) / len(parts)
+    return Estimate(float(np.mean([part.mean for part in parts])), error).interval
 
 
 @functools.cache

@@ -186,7 +186,7 @@ class TableCallback(Callback):
 
 
 def _print_table() -> None:
-    from cft_lab.tables import label_cells, print_table
+    from cft_lab.final_table import label_cells, print_table
 
     finished = _session.finished
     if any(isinstance(what, Result) for _, what in finished) or len(finished) > 1:

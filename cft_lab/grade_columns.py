@@ -82,6 +82,19 @@ def columns_of(grades: Sequence[Grade]) -> GradeColumns:
     )
 
 
+def pooled(runs: Sequence[GradeColumns]) -> GradeColumns:
+    """The grades of several runs on one benchmark, the draws of each numbered on from those of the run before it."""
+    import numpy as np
+
+    first = np.cumsum([0, *(run.sample.max(initial=-1) + 1 for run in runs)])
+    return GradeColumns(
+        tuple(item for run in runs for item in run.items),
+        np.concatenate([run.sample + start for run, start in zip(runs, first[:-1], strict=True)]),
+        np.concatenate([run.outcome for run in runs]),
+        np.concatenate([run.paper for run in runs]),
+    )
+
+
 def _from_parquet(path: Path) -> GradeColumns:
     """Arrow's errors for what is no such file are ValueError, OSError and KeyError."""
     import numpy as np

@@ -51,12 +51,9 @@ def to_config(composed: DictConfig) -> Config:
 
 def explain_unknown_field(error: BaseException) -> str | None:
     """For an override that names no field: what was meant, and what is allowed. None if the error is something else."""
-    cause: BaseException | None = error
-    while cause is not None and getattr(cause, "full_key", None) is None:
-        cause = cause.__cause__
-    if cause is None or "not in" not in str(cause):
+    full_key, said = _about_field(error)
+    if "not in" not in said:
         return None
-    full_key = str(cause.full_key)  # type: ignore[attr-defined]
     group, _, name = full_key.rpartition(".")
     allowed = _fields_at(group)
     if not allowed or name in allowed:
@@ -64,6 +61,25 @@ def explain_unknown_field(error: BaseException) -> str | None:
     close = difflib.get_close_matches(name, allowed, n=1)
     hint = f"did you mean {group + '.' if group else ''}{close[0]}? " if close else ""
     return f"{full_key} is not a field: {hint}allowed in {group or 'the config'}: {', '.join(allowed)}"
+
+
+def explain_value_of_part(error: BaseException) -> str | None:
+    """For a value that is given to a part of the config with fields of its own. None if the error is something else."""
+    full_key, said = _about_field(error)
+    allowed = _fields_at(full_key)
+    if not allowed or "is not a subclass of" not in said:
+        return None
+    if full_key == "mix_data":
+        return "mix_data is filled from the group data: choose with data@mix_data=NAME, as in method=mix data@mix_data=lab-forum"
+    return f"{full_key} has fields of its own: give these values, as in {full_key}.{allowed[0]}=...: {', '.join(allowed)}"
+
+
+def _about_field(error: BaseException) -> tuple[str, str]:
+    """The field that an error is about, and what was said of it; empty if it is about none."""
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "full_key", None) is None:
+        cause = cause.__cause__
+    return (str(getattr(cause, "full_key", "")), str(cause)) if cause else ("", "")
 
 
 def _fields_at(path: str) -> list[str]:
@@ -83,7 +99,7 @@ def explain(error: Exception) -> str | None:
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     cause = f": {error.__cause__}" if error.__cause__ else ""
-    return explain_unknown_field(error) or f"{error}{cause}".replace("\n", "\n    ")
+    return explain_unknown_field(error) or explain_value_of_part(error) or f"{error}{cause}".replace("\n", "\n    ")
 
 
 class _ReadOnce(ConfigRepository):

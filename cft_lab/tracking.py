@@ -4,7 +4,8 @@ Two kinds of W&B run: a train run (id = key of its candidates stage: curves) and
 scores, sample generations). The ids are the stage keys, and what was sent is noted in `<store>/tracking/`, so a resumed
 run is the same run and a reused stage is not logged twice. Offline, each start of a run is a segment of its own, a folder that
 holds the run from its first step on; `python -m cft_lab sync` uploads them. A run of a sweep carries the sweep's name as its group
-and the places of the cells that stand on it as tags. wandb is imported only when it is asked for.
+and the places of the cells that stand on it as tags. What wandb collects by itself stays out: the command line, the address of the
+git remote, the code and what was changed in it may hold secrets. wandb is imported only when it is asked for.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ class Tracker:
             config=dict(config),
             resume="allow" if self._config.mode == "online" else None,
             reinit="finish_previous",
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
+            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, x_disable_machine_info=True),
         )
 
 

@@ -53,6 +53,9 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         ),
         (["benchmarks.items=1"], ["benchmarks.items=1 is out of range", "at least 2"]),
         (["engine=vllm"], ["engine=vllm: the package vllm is not installed", "engine=transformers"]),
+        (["mix_data=lab-forum"], ["mix_data is filled from the group data", "data@mix_data=NAME"]),
+        (["-m", "mix_data=lab-forum,lab-web"], ["mix_data is filled from the group data", "data@mix_data=NAME"]),
+        (["train.selection=clean"], ["train.selection has fields of its own", "train.selection.mode=..."]),
         (["tracking=wandb", "tracking.mode=online"], ["WANDB_API_KEY"]),
         (
             ["data.gold=boxed", "method.keep_critiques=agreeing"],
@@ -69,6 +72,11 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         (["responses=engine", "responses.kind=openai", "responses.model=m"], ["OPENAI_API_KEY"]),
         (["teacher.base_url=http://me:pw@host/v1"], ["teacher.base_url"]),
         (["teacher.base_url=host:8000/v1"], ["teacher.base_url", "http"]),
+        (["engine.base_url='http://host/v1?token=hush'"], ["engine.base_url='http://host/v1' goes on with ?"]),
+        (
+            ["-m", "teacher.base_url='http://a/v1?token=hush','http://me:hush@b/v1'"],
+            ["teacher.base_url=(not shown): teacher.base_url='http://a/v1' goes on with ?"],
+        ),
         (["teacher.api_key_env=sk-typed-in-the-wrong-place"], ["teacher.api_key_env"]),
         (["nosuchfield=1"], ["nosuchfield is not a field"]),
     ],
@@ -80,6 +88,7 @@ def test_bad_input_is_one_clear_message(arguments: list[str], said: list[str], t
     for part in said:
         assert part in done.stderr
     assert "Traceback" not in done.stderr
+    assert "hush" not in done.stdout + done.stderr, "what may be a key is not shown"
     assert not (tmp_path / "store").exists()
 
 

@@ -1,8 +1,11 @@
 """Architecture: who may import whom, and what start-up must not import."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -23,7 +26,8 @@ FLOORS = [
     {"evaluation"},
     {"data", "training"},
     {"stages", "preflight"},
-    {"pipeline", "tables", "results"},
+    {"pipeline", "results"},
+    {"final_table"},
     {"sweeps"},
     {"report"},
     {"commands"},
@@ -61,6 +65,25 @@ def test_every_module_imports_only_from_floors_below() -> None:
 def test_every_module_has_a_floor() -> None:
     names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert names - {"__init__"} == set.union(*FLOORS)
+
+
+def plain(name: str) -> str:
+    """A distribution's name as all of its spellings have it."""
+    return re.sub("[-_.]+", "-", re.split("[<>=\\[ ]", name)[0]).lower()
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
+    extras = [name for extra, names in project["optional-dependencies"].items() if extra != "dev" for name in names]
+    declared = {plain(name) for name in [*project["dependencies"], *extras]}
+    imported = set()
+    for node in (node for file in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(file.read_text()))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        imported |= {name.split(".")[0] for name in names}
+    owners = packages_distributions()
+    others = imported - sys.stdlib_module_names - {"cft_lab", "hydra_plugins"}
+    assert {name for name in others if not declared & {plain(owner) for owner in owners.get(name, [name])}} == set()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["model=qwen2.5-math-7b"]])

@@ -115,6 +115,40 @@ def test_a_training_made_without_tracking_is_sent_later(cell: ComposeCell, tmp_p
     assert result.keys["candidates"] in offline_runs(tmp_path)
 
 
+_TRACKED = """  # CODESECRET
+import sys
+from pathlib import Path
+from cft_lab.config import TrackingConfig
+from cft_lab.tracking import Tracker
+tracker = Tracker(TrackingConfig(kind="wandb"), Path(sys.argv[1]))
+with tracker.train_run("0" * 16, {"seed": 0}) as log:
+    log({"step": 1, "loss": 1.0})
+tracker.cell_run("1" * 16, {"seed": 0}, {"AVG": 1.0}, {}, [], "0" * 16)
+"""
+
+
+def test_what_wandb_could_collect_by_itself_stays_out(tmp_path: Path) -> None:
+    repository, root = tmp_path / "repository", tmp_path / "store"
+    repository.mkdir()
+    (repository / "run.py").write_text(_TRACKED)
+    (repository / "slurm.yaml").write_text("setup: []")
+    for arguments in (
+        ["init", "--quiet"],
+        ["add", "."],
+        ["-c", "user.name=me", "-c", "user.email=me@host", "commit", "--quiet", "--message", "all"],
+        ["remote", "add", "origin", "https://GITSECRET:x-oauth-basic@host/me/repository"],
+    ):
+        subprocess.run(["git", *arguments], cwd=repository, check=True)
+    (repository / "slurm.yaml").write_text("setup: [export KEY=DIFFSECRET]")
+    command = [sys.executable, "run.py", str(root), "cluster.setup=[export KEY=ARGSECRET]"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT), "WANDB_SAVE_CODE": "true"}
+    subprocess.run(command, cwd=repository, env=environment, check=True)
+    assert set(offline_runs(root)) == {"0" * 16, "1" * 16}
+    written = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    for secret in (b"ARGSECRET", b"GITSECRET", b"DIFFSECRET", b"CODESECRET"):
+        assert [file for file, content in written.items() if secret in content] == [], secret
+
+
 def test_tracking_none_needs_no_wandb(shared_store: Path, debug_model: Path) -> None:
     script = (
         "import sys; sys.modules['wandb'] = None\n"

@@ -9,10 +9,10 @@ import argparse
 import sys
 
 from cft_lab.commands.listing import printable
+from cft_lab.final_table import print_grid
 from cft_lab.report.commands import Commands
 from cft_lab.report.render import percent
 from cft_lab.results import open_store
-from cft_lab.tables import print_grid
 
 HELP = "lists the finished cells: what they differ in, seed, accuracies, when"
 _KEPT = ("label", "seed", "accuracy", "created")

@@ -23,6 +23,13 @@ def z_value(confidence: float = 0.95) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
+def t_value(degrees: float, confidence: float) -> float:
+    """Two-sided quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.5 + confidence / 2))
+
+
 def wilson(correct: float, n: float, confidence: float = 0.95) -> Interval | None:
     """Wilson's score interval for a proportion; None if n is 0, because then nothing was measured.
 
@@ -98,7 +105,7 @@ def effective_items(values: Sequence[float], confidence: float = 0.95) -> float:
     n, p = len(values), estimate.mean
     if estimate.standard_error < _NO_SPREAD or all(value in (0, 1) for value in values):
         return n
-    shrink = (z_value(confidence) / _t_value(n - 1, confidence)) ** 2
+    shrink = (z_value(confidence) / t_value(n - 1, confidence)) ** 2
     return p * (1 - p) / estimate.standard_error**2 * shrink
 
 
@@ -121,7 +128,7 @@ def paired_interval(first: Sequence[float], second: Sequence[float], confidence:
         pairs = list(zip(first, second, strict=True))
         return tango(sum(a > b for a, b in pairs), sum(a < b for a, b in pairs), n, confidence)
     if estimate.standard_error >= _NO_SPREAD:
-        half = _t_value(n - 1, confidence) * estimate.standard_error
+        half = t_value(n - 1, confidence) * estimate.standard_error
         centre = estimate.mean
     else:
         centre = estimate.mean * n / (n + 2)
@@ -154,13 +161,6 @@ def tango(first_only: int, second_only: int, n: int, confidence: float = 0.95) -
     low = _crossing(lambda difference: score(difference) <= z, -1.0, observed)
     high = -_crossing(lambda negative: score(-negative) >= -z, -1.0, -observed)
     return low, high
-
-
-def macro_average(parts: Sequence[Estimate]) -> Estimate:
-    """Plain mean over benchmarks (the paper's AVG); benchmarks are independent samples of items."""
-    count = len(parts)
-    variance = math.fsum(part.standard_error**2 for part in parts)
-    return Estimate(math.fsum(part.mean for part in parts) / count, math.sqrt(variance) / count)
 
 
 def macro_interval(benchmarks: Sequence[Sequence[float]], confidence: float = 0.95) -> Interval:
@@ -253,13 +253,6 @@ def variance_components(scores: Sequence[Sequence[float]]) -> VarianceComponents
         seed_se=math.sqrt(ms_seed / total),
         both_se=math.sqrt(max(ms_item + ms_seed - ms_rest, ms_item, ms_seed) / total),
     )
-
-
-def _t_value(degrees: int, confidence: float) -> float:
-    """Two-sided quantile of Student's t."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, 0.5 + confidence / 2))
 
 
 def _crossing(holds: Callable[[float], bool], low: float, high: float) -> float:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cft_lab.evaluation.comparisons import POWER
-from cft_lab.report.seeds import Compared, joint_degrees, t_value
+from cft_lab.evaluation.statistics import t_value
+from cft_lab.report.seeds import Compared, joint_degrees
 
 _MOST = 10**7  # seeds or items that are searched; beyond it they are said to settle nothing
 _NORMAL = 10_000  # degrees of freedom from which Student's t is the normal distribution to four digits

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cft_lab.evaluation.statistics import Interval, z_value
+from cft_lab.evaluation.statistics import Interval, t_value, z_value
 from cft_lab.report.tables import ITEMS, ITEMS_AND_SEEDS
 
 if TYPE_CHECKING:
@@ -172,10 +172,3 @@ def _wider(estimate: float, interval: Interval, more: float) -> Interval:
     """An interval of a difference with `more` added to the squares of its distances."""
     below, above = (math.sqrt((limit - estimate) ** 2 + more) for limit in interval)
     return max(-1.0, estimate - below), min(1.0, estimate + above)
-
-
-def t_value(degrees: float, confidence: float) -> float:
-    """Two-sided quantile of Student's t."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, 0.5 + confidence / 2))

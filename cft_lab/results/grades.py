@@ -19,8 +19,8 @@ CORRECT, ERROR = OUTCOMES.index(Outcome.CORRECT), OUTCOMES.index(Outcome.ERROR)
 class ItemScores:
     """One run on one benchmark. `values` [items] is the share of an item's draws that are correct.
 
-    An item with an error among its draws was not measured: its value is NaN. `paper` is the same by the paper's grader, NaN where
-    it did not grade. `draws`, `correct` and `errors` count draws.
+    An item with an error among its draws was not measured: its value is NaN. `draws`, `correct` and `errors` count
+    draws.
     """
 
     items: tuple[str, ...]

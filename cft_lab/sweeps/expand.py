@@ -10,9 +10,10 @@ from typing import cast
 
 from cft_lab import preflight
 from cft_lab.config import Config, ConfigError
+from cft_lab.engines.api.settings import without_secrets
+from cft_lab.final_table import label_cells
 from cft_lab.hydra_config import SWEEPS, explain, sweep_names
 from cft_lab.sweeps.cells import Sweep, TableCell, read_sweep
-from cft_lab.tables import label_cells
 
 Compose = Callable[[Sequence[str]], Config]
 _LISTED = 3  # cells that a message names before it counts
@@ -190,10 +191,11 @@ class Problems:
 
     def add(self, cell: AskedCell, *problems: str) -> None:
         """Notes problems of a cell."""
+        name = without_secrets(cell.name)
         for problem in problems:
             known = self._cells.setdefault(problem, [])
-            if cell.name not in known:
-                known.append(cell.name)
+            if name not in known:
+                known.append(name)
 
     def lines(self, asked: int) -> list[str]:
         """One line for each problem; a single cell that was asked for needs no name, unless a sweep file asks for it."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from cft_lab.final_table import print_table
 from cft_lab.json_files import read_json
 from cft_lab.records import Result, from_row
 from cft_lab.stages import RESULT
 from cft_lab.sweeps.plan import PlannedCell, PlannedStage, is_made
 from cft_lab.sweeps.run_folder import RunFolder
-from cft_lab.tables import print_table
 
 
 def outcomes(folder: RunFolder) -> list[tuple[PlannedCell, Result | str]]:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import socketserver
 import subprocess
 import sys
 import threading
@@ -600,6 +601,20 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     told = load_elsewhere("gsm8k", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert "openai/gsm8k could not be had from the hub" in told
     assert "hf download openai/gsm8k --repo-type dataset" in told
+
+
+def test_a_hub_that_speaks_no_http(tmp_path: Path) -> None:
+    class Stranger(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(b"no hub here\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub = f"http://127.0.0.1:{server.server_address[1]}"
+        told = load_elsewhere("gsm8k", HF_ENDPOINT=hub, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path))
+        server.shutdown()
+    assert "openai/gsm8k could not be had from the hub" in told
 
 
 # --- identity, keys, presets

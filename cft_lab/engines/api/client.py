@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cft_lab.config import ApiConfig
 from cft_lab.engines.api.errors import RETRY, STOP, Failure, Key, Target, status_failure
-from cft_lab.engines.api.settings import OPENAI_URL
+from cft_lab.engines.api.settings import server_url
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -81,7 +81,7 @@ class Caller:
 
         client = AsyncOpenAI(
             api_key=self._key.value,
-            base_url=self._api.base_url or OPENAI_URL,
+            base_url=server_url(self._api),
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=min(CONNECT_S, self._api.timeout_s)),
             http_client=DefaultAsyncHttpxClient(verify=self._tls, limits=httpx2.Limits(keepalive_expiry=KEEP_ALIVE_S)),

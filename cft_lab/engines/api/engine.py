@@ -17,7 +17,7 @@ from cft_lab.engines.api.errors import ApiError, BudgetReached, Key, Target
 from cft_lab.engines.api.gate import Gate
 from cft_lab.engines.api.online import Online, Row, Sender
 from cft_lab.engines.api.probe import probe
-from cft_lab.engines.api.settings import setting_problems, shown_url
+from cft_lab.engines.api.settings import server_url, setting_problems
 from cft_lab.engines.base import Prompt
 from cft_lab.records import Completion, Sampling
 
@@ -53,7 +53,7 @@ class OpenAIEngine:
         if problems := list(setting_problems(api, owner)):
             raise ApiError("; ".join(problems))
         self._model, self._api, self._folder, self._say, self._progress = model, api, folder, say, progress
-        self._target = Target(owner, model, shown_url(api), api.api_key_env)
+        self._target = Target(owner, model, server_url(api), api.api_key_env)
         self._key = read_key(api, self._target)
         if folder:
             folder.mkdir(parents=True, exist_ok=True)

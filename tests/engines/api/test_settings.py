@@ -1,5 +1,6 @@
 """What is told about an address and a key's variable, and what is never shown."""
 
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from cft_lab.config import ApiConfig
 from cft_lab.engines.api.engine import OpenAIEngine
 from cft_lab.engines.api.errors import ApiError
-from cft_lab.engines.api.settings import setting_problems, shown_url
+from cft_lab.engines.api.settings import server_url, setting_problems, without_secrets
 
 
 @pytest.mark.parametrize("url", [None, "http://127.0.0.1:8000/v1", "https://host/accounts/@me/v1", "http://[::1]:8000/v1"])
@@ -18,11 +19,21 @@ def test_usable_settings_have_no_problem(url: str | None, variable: str | None) 
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost:8000/v1", "host/v1", "http://", "http://[broken/v1", "http://host:99999/v1", "ftp://host/v1?token=hush"]
+    "url",
+    [
+        "",
+        "localhost:8000/v1",
+        "host/v1",
+        "http://",
+        "http://[broken/v1",
+        "http://host:99999/v1",
+        "ftp://host/v1?token=hush",
+        "host/v1#hush",
+    ],
 )
 def test_what_is_no_address_is_shown_with_the_remedy(url: str) -> None:
     (problem,) = setting_problems(ApiConfig(base_url=url, api_key_env=None), "teacher")
-    assert problem.startswith(f"teacher.base_url={url.partition('?')[0]!r} is no address of a server: write it as http://host")
+    assert problem.startswith(f"teacher.base_url={re.split('[?#]', url)[0]!r} is no address of a server: write it as http://host")
     assert "hush" not in problem
 
 
@@ -59,9 +70,25 @@ def test_the_engine_refuses_what_has_problems_and_names_them_all() -> None:
     assert "hush" not in str(refusal.value)
 
 
-def test_messages_show_an_address_without_its_query() -> None:
-    assert shown_url(ApiConfig(base_url="https://host:1/v1?token=x")) == "https://host:1/v1"
-    assert shown_url(ApiConfig()) == "https://api.openai.com/v1"
+@pytest.mark.parametrize("rest", ["?token=hush", "?api-version=1&key=hush", "#hush", "?to=me@hush", "?", "#"])
+def test_what_follows_an_address_is_refused_and_not_shown(rest: str) -> None:
+    (problem,) = setting_problems(ApiConfig(base_url=f"https://host:1/v1{rest}", api_key_env=None), "engine")
+    assert problem.startswith("engine.base_url='https://host:1/v1' goes on with ? or #")
+    assert "engine.api_key_env" in problem
+    assert "hush" not in problem
+
+
+def test_labels_of_cells_lose_what_is_not_shown() -> None:
+    fine = "data=lab-web teacher.base_url=http://host:8000/v1 teacher.api_key_env=MY_KEY method=cft"
+    assert without_secrets(fine) == fine
+    for value in ("base_url=http://me:hush@h/v1", "base_url=http://h/v1?token=hush", "api_key_env=sk-hush"):
+        told = f"sweeps/mine.yaml, CFT teacher.{value} seed=1"
+        assert without_secrets(told) == f"sweeps/mine.yaml, CFT teacher.{value.partition('=')[0]}=(not shown) seed=1"
+
+
+def test_without_an_address_the_server_is_openais() -> None:
+    assert server_url(ApiConfig(base_url="https://host:1/v1")) == "https://host:1/v1"
+    assert server_url(ApiConfig()) == "https://api.openai.com/v1"
 
 
 def test_asking_about_settings_imports_no_client() -> None:

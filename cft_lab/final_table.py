@@ -7,15 +7,16 @@ its mean: the interval covers the choice of items, and the spread over training 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cft_lab.evaluation.comparisons import Comparison, compare, describe
 from cft_lab.evaluation.statistics import item_interval, macro_interval, seed_sd
-from cft_lab.json_files import read_records
-from cft_lab.records import Grade, Outcome, Result, Score
-from cft_lab.stages.common import GRADES
+from cft_lab.grade_columns import pooled, read_columns
+from cft_lab.records import Result, Score
+from cft_lab.results.grades import scores_of
 
 _FEW = 3  # arms whose differences are put in words too
 _MANY = 20  # arms up to which every pair is compared
@@ -52,19 +53,12 @@ def collect_arms(cells: Sequence[tuple[str, Result]]) -> list[Arm]:
 
 def item_scores(arm: Arm, benchmark: str, root: Path) -> dict[str, float]:
     """Item id -> mean score over the arm's seeds, 1 for correct; items with an error in any seed are left out."""
-    collected: dict[str, list[float]] = {}
-    failed: set[str] = set()
-    for result in arm.results:
-        for problem_id, outcome in _outcomes(root / "scores" / result.keys[f"scores/{benchmark}"] / GRADES):
-            if outcome is Outcome.ERROR:
-                failed.add(problem_id)
-            collected.setdefault(problem_id, []).append(float(outcome is Outcome.CORRECT))
-    return {name: sum(values) / len(values) for name, values in collected.items() if name not in failed}
+    runs = [_columns(root / "scores" / result.keys[f"scores/{benchmark}"]) for result in arm.results]
+    found = scores_of(pooled(runs))
+    return {item: value for item, value in zip(found.items, found.values.tolist(), strict=True) if not math.isnan(value)}
 
 
-@functools.lru_cache(maxsize=1024)  # an arm is compared with every other
-def _outcomes(path: Path) -> tuple[tuple[str, Outcome], ...]:
-    return tuple((row.problem_id, row.outcome) for row in read_records(path, Grade))
+_columns = functools.lru_cache(maxsize=1024)(read_columns)  # an arm is compared with every other
 
 
 def compare_arms(first: Arm, second: Arm, root: Path) -> Comparison | None:

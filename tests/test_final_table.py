@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from cft_lab.final_table import Arm, collect_arms, compare_arms, item_scores, label_cells, print_table
+from cft_lab.grade_columns import columns_of, write_columns
 from cft_lab.json_files import write_records
 from cft_lab.records import Grade, Outcome, Result, Sampling, Score
-from cft_lab.tables import collect_arms, compare_arms, label_cells, print_table
 
 N = 80
 
@@ -47,6 +48,35 @@ def test_seeds_are_averaged_by_item_and_differences_are_paired(tmp_path: Path, c
     printed = capsys.readouterr().out
     assert f"{100 * sum(items) / N:.1f} [" in printed
     assert f"b is {100 * found.difference:.1f} points below a" in printed
+
+
+@pytest.mark.parametrize(("seeds", "draws"), [(1, 1), (1, 3), (2, 1), (3, 2)])
+@pytest.mark.parametrize("columns", [True, False])
+def test_an_item_counts_with_the_mean_over_seeds_and_draws(seeds: int, draws: int, columns: bool, tmp_path: Path) -> None:
+    rng = random.Random(seeds + draws)
+    outcomes: dict[str, list[Outcome]] = {}
+    results = []
+    for seed in range(seeds):
+        items = rng.sample(range(N), N)
+        grades = [
+            Grade(f"p{item}", rng.choices(list(Outcome), [5, 3, 1, 1, 0.2])[0], sample=draw)
+            for draw in range(draws)
+            for item in items
+        ]
+        folder = tmp_path / "scores" / f"{seed}"
+        folder.mkdir(parents=True)
+        write_records(folder / "grades.jsonl", grades)
+        if columns:
+            write_columns(folder, columns_of(grades))
+            (folder / "grades.jsonl").unlink()
+        results.append(Result({}, {"scores/b": f"{seed}"}, ()))
+        for grade in grades:
+            outcomes.setdefault(grade.problem_id, []).append(grade.outcome)
+    expected = {
+        item: found.count(Outcome.CORRECT) / (seeds * draws) for item, found in outcomes.items() if Outcome.ERROR not in found
+    }
+    scores = item_scores(Arm("a", tuple(results)), "b", tmp_path)
+    assert list(scores.items()) == list(expected.items()), "to the last bit, in the order of the first run"
 
 
 def test_the_same_result_under_two_seeds_counts_once(tmp_path: Path) -> None:
