@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cft_lab.grade_columns import OUTCOMES, GradeColumns, read_columns
+from cft_lab.grade_columns import OUTCOMES, GradeColumns
 from cft_lab.records import Outcome
 
 if TYPE_CHECKING:
@@ -32,11 +31,6 @@ class ItemScores:
     def with_items(self, items: tuple[str, ...]) -> ItemScores:
         """The same with an equal tuple of items."""
         return replace(self, items=items)
-
-
-def item_scores(folder: Path) -> ItemScores:
-    """The items' scores of a scores stage. Raises the errors of `read_columns`."""
-    return scores_of(read_columns(folder))
 
 
 def scores_of(columns: GradeColumns) -> ItemScores:
