@@ -173,14 +173,12 @@ def _keys(scored: Mapping[str, Stage]) -> dict[str, str]:
 
 
 def track(config: Config, store: Store, finished: Stage, trained: Stage | None) -> None:
-    """Sends the cell's train run and cell run to the tracker, if one is on and they were not sent before."""
+    """Sends the cell's train run and cell run to the tracker, if one is on and they were not sent as they are before."""
     if config.tracking.kind == "none":
         return
     tracker = Tracker(config.tracking, store.root)
-    if trained is not None:  # made before tracking was switched on: replayed from its metrics
-        with tracker.train_run(trained.key, store.manifest(trained)["config"]) as log:
-            for row in read_metrics(store.folder(trained)):
-                log(row)
+    if trained is not None:
+        tracker.finished_train_run(trained.key, store.manifest(trained)["config"], read_metrics(store.folder(trained)))
     record = from_row(Result, read_json(store.folder(finished) / RESULT))
     curve = read_json(store.root / "selected" / record.keys["selected"] / CURVE) if trained else []
     values: dict[str, float] = {}
@@ -202,7 +200,8 @@ def track(config: Config, store: Store, finished: Stage, trained: Stage | None) 
         generated = store.folder(scored.upstream["generations"])
         if (generated / GENERATIONS).exists():  # or the result was imported without them
             samples[score.benchmark] = _samples(config, score.benchmark, store.folder(scored), generated)
-    tracker.cell_run(finished.key, record.cell, values, samples, curve, trained.key if trained else None)
+    created = store.manifest(finished)["created"]
+    tracker.cell_run(finished.key, record.cell, values, samples, curve, trained.key if trained else None, created)
 
 
 def _samples(config: Config, benchmark: str, scored: Path, generated: Path) -> list[list[Any]]:
