@@ -19,7 +19,7 @@ from cft_lab.grade_columns import columns_of, write_columns
 from cft_lab.json_files import read_json, read_records, write_json, write_records
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Outcome, Result, Score, from_row, to_row
-from cft_lab.stages.api import api_lacks
+from cft_lab.stages.api import api_lacks, stage_usd
 from cft_lab.stages.common import (
     CURVE,
     GENERATIONS,
@@ -59,6 +59,7 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
         drawn = [replace(item, id=f"{item.id}#{k}") if k else item for k in range(config.inference.samples) for item in items]
         with open_engine(config, work, work.inputs["model"] / MODEL) as engine:
             made = protocol(engine, drawn, FORMATS[config.model.prompt_format], config.inference, sampling)
+            spent_usd = engine.spent_usd
         rows = [replace(row, problem_id=items[place % len(items)].id, sample=place // len(items)) for place, row in enumerate(made)]
         failed = [turn.completion.text for row in rows for turn in row.turns if turn.completion.finish == "error"]
         if failed:
@@ -68,12 +69,13 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
                 "run the same command again to retry only these"
             )
         write_records(work.folder / GENERATIONS, rows)
-        tokens = sum(turn.completion.num_tokens for row in rows for turn in row.turns)
-        costs = [turn.completion.cost_usd for row in rows for turn in row.turns if turn.completion.cost_usd is not None]
-        turns = sum(len(row.turns) for row in rows)
-        counts: dict[str, Any] = {"generations": len(rows), "turns": turns, "tokens": tokens}
+        turns = [turn.completion for row in rows for turn in row.turns]
+        counts: dict[str, Any] = {"generations": len(rows), "turns": len(turns), "tokens": sum(turn.num_tokens for turn in turns)}
         counts |= {"items": loaded.flag} if loaded.flag else {}
-        return counts | ({"cost_usd": round(fsum(costs), 6)} if costs else {})
+        if config.engine.kind == "openai":
+            counts["prompt_tokens"] = sum(turn.prompt_tokens or 0 for turn in turns)
+            counts["cost_usd"] = stage_usd(spent_usd, str(config.model.api_model), config.prices, work.folder)
+        return counts
 
     return Stage(
         "generations",
