@@ -73,6 +73,7 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
         counts: dict[str, Any] = {"generations": len(rows), "turns": len(turns), "tokens": sum(turn.num_tokens for turn in turns)}
         counts |= {"items": loaded.flag} if loaded.flag else {}
         if config.engine.kind == "openai":
+            counts["api_model"] = config.model.api_model
             counts["prompt_tokens"] = sum(turn.prompt_tokens or 0 for turn in turns)
             counts["cost_usd"] = stage_usd(spent_usd, str(config.model.api_model), config.prices, work.folder)
         return counts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, Config, WriterConfig
@@ -22,6 +23,7 @@ _PAPER_TRAINING = (8.0, 50_000, 7.6e9)
 #: tokens that one GPU generates in a second with many texts under way, for 7.6e9 parameters: an assumption, not a measurement
 _GENERATED_PER_S = 8_000.0
 _SOLUTION_TOKENS = 600  # of an evaluated text; an assumption
+_QUESTION_TOKENS = 150  # of a benchmark's question and how it is asked; an assumption
 #: generations of an item; two-stage also critiques, and goes on where it finds mistakes: an assumption for it
 _TURNS = {"direct": 1.0, "single-pass": 1.5, "two-stage": 4.0}
 #: mean characters of question and solution, and of the critique, over 120 released rows of WebInstruct-CFT
@@ -58,24 +60,47 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Mean prompt and output tokens of a model's rows in the store, over how many."""
+class Tokens:
+    """Mean prompt and output tokens of an API's rows, and what says so."""
 
-    prompt_tokens: float
-    output_tokens: float
-    rows: int
+    prompt: float
+    output: float
+    basis: str
 
 
-def rows_seen(root: Path) -> dict[tuple[str, str], Seen]:
-    """(stage name, model) -> the rows that finished stages of this store got from an API."""
-    seen = {}
+Seen = Mapping[tuple[str, str], Tokens]
+
+
+def rows_seen(root: Path) -> Seen:
+    """(what was asked for, model) -> the rows that finished stages of this store got from an API.
+
+    A writer is asked for rows of a stage, named like it; a model that is evaluated for items, by an inference protocol.
+    """
+    sums: dict[tuple[str, str], tuple[int, int, int]] = {}
     for _, manifest in Store(root).finished():
         counts = manifest["counts"]
-        model = next((value for name, value in manifest["config"].items() if name.endswith(".model")), None)
-        answered = counts.get("asked", 0) - counts.get("failed", 0) - counts.get("refused", 0)
-        if model and answered and counts.get("prompt_tokens"):
-            seen[manifest["stage"], model] = Seen(counts["prompt_tokens"] / answered, counts["tokens"] / answered, answered)
-    return seen
+        what, model, rows = _evaluated(manifest) if manifest["stage"] == "generations" else _written_rows(manifest)
+        if model and rows and counts.get("prompt_tokens"):
+            prompt, output, before = sums.get((what, model), (0, 0, 0))
+            sums[what, model] = prompt + counts["prompt_tokens"], output + counts["tokens"], before + rows
+    return {
+        (what, model): Tokens(prompt / rows, output / rows, f"the mean of {rows:,} rows that it has written here")
+        for (what, model), (prompt, output, rows) in sums.items()
+    }
+
+
+def _written_rows(manifest: Mapping[str, Any]) -> tuple[str, str | None, int]:
+    counts = manifest["counts"]
+    model = next((value for name, value in manifest["config"].items() if name.endswith(".model")), None)
+    return manifest["stage"], model, counts.get("asked", 0) - counts.get("failed", 0) - counts.get("refused", 0)
+
+
+def _evaluated(manifest: Mapping[str, Any]) -> tuple[str, str | None, int]:
+    """An item counts once for each sample, with all texts that its protocol wants."""
+    counts = manifest["counts"]
+    if "api_model" not in counts:
+        return "", None, 0
+    return manifest["config"]["inference"]["protocol"], counts["api_model"], counts["generations"]
 
 
 def plan_costs(plan: Plan, stages: Sequence[PlannedStage], root: Path) -> dict[str, Cost]:
@@ -88,7 +113,7 @@ def plan_costs(plan: Plan, stages: Sequence[PlannedStage], root: Path) -> dict[s
     return {stage.key: _stage_cost(stage, plan.configs[stage.cell], benchmarks.get(stage.key, ""), seen) for stage in stages}
 
 
-def _stage_cost(stage: PlannedStage, config: Config, benchmark: str, seen: Mapping[tuple[str, str], Seen]) -> Cost:
+def _stage_cost(stage: PlannedStage, config: Config, benchmark: str, seen: Seen) -> Cost:
     if stage.name == "candidates":
         return training_cost(config)
     if stage.name == "selected":
@@ -134,13 +159,22 @@ def selection_cost(config: Config) -> Cost:
     return _generated(config, candidates * BENCHMARKS[selection.scored_on].size)
 
 
-def evaluation_cost(config: Config, benchmark: str, seen: Mapping[tuple[str, str], Seen]) -> Cost:
+def evaluation_cost(config: Config, benchmark: str, seen: Seen) -> Cost:
     """The generations of one benchmark, here or through an API."""
-    size = BENCHMARKS[benchmark].size
-    texts = min(config.benchmarks.items or size, size) * config.inference.samples * _TURNS[config.inference.name]
-    if config.engine.kind == "openai":
-        return _asked("generations", str(config.model.api_model), config.engine.mode, texts, config, seen)
-    return _generated(config, texts)
+    size, protocol = BENCHMARKS[benchmark].size, config.inference.name
+    items = min(config.benchmarks.items or size, size) * config.inference.samples
+    if config.engine.kind != "openai":
+        return _generated(config, items * _TURNS[protocol])
+    model = str(config.model.api_model)
+    return _asked(model, config.engine.mode, items, config, seen.get((protocol, model)) or _assumed_item(protocol))
+
+
+def _assumed_item(protocol: str) -> Tokens:
+    """An item of a benchmark through an API, with all its texts."""
+    output, prompt = _TURNS[protocol] * _SOLUTION_TOKENS, float(_QUESTION_TOKENS)
+    if protocol == "two-stage":  # each text has a prompt, and every other is a critique, whose prompt has the solution
+        prompt = _TURNS[protocol] * _QUESTION_TOKENS + output / 2
+    return Tokens(prompt, output, f"assumed, not measured: {prompt:.0f} prompt and {output:.0f} output tokens an item, {protocol}")
 
 
 def _generated(config: Config, texts: float) -> Cost:
@@ -156,26 +190,28 @@ def _generated(config: Config, texts: float) -> Cost:
     return Cost(texts * _SOLUTION_TOKENS / _GENERATED_PER_S * size / 3600, bases=(basis,))
 
 
-def _written(stage: PlannedStage, config: Config, writer: WriterConfig, kind: str, seen: Mapping[tuple[str, str], Seen]) -> Cost:
+def _written(stage: PlannedStage, config: Config, writer: WriterConfig, kind: str, seen: Seen) -> Cost:
     if kind in ("self", "local"):
         return _generated(config, config.data.pool)
-    return Cost() if kind != "openai" else _asked(stage.name, str(writer.model), writer.mode, config.data.pool, config, seen)
+    if kind != "openai":
+        return Cost()
+    model = str(writer.model)
+    return _asked(model, writer.mode, config.data.pool, config, seen.get((stage.name, model)) or _assumed_row())
 
 
-def _asked(name: str, model: str, mode: str, rows: float, config: Config, seen: Mapping[tuple[str, str], Seen]) -> Cost:
-    """Dollars of rows that an API writes: by the mean of rows it has written, or by those of a released data set."""
+def _assumed_row() -> Tokens:
+    """A row of a data set that an API writes: a critique."""
+    prompt = (_SYSTEM_CHARACTERS + _ROW_CHARACTERS) / CHARACTERS_PER_TOKEN
+    output = _CRITIQUE_CHARACTERS / CHARACTERS_PER_TOKEN
+    told = f"assumed {prompt:.0f} prompt and {output:.0f} output tokens a row, as in 120 released rows of WebInstruct-CFT"
+    return Tokens(prompt, output, told)
+
+
+def _asked(model: str, mode: str, rows: int, config: Config, each: Tokens) -> Cost:
+    """Dollars of rows that an API writes."""
     price = price_of(model, config.prices)
     if price is None:
         return Cost(usd=None, bases=(f"dollars unknown: prices has no {model}",))
-    known = seen.get((name, model))
-    if known:
-        prompt, output = known.prompt_tokens, known.output_tokens
-        basis = f"{model}: the mean of {known.rows:,} rows that it has written here"
-    else:
-        prompt = (_SYSTEM_CHARACTERS + _ROW_CHARACTERS) / CHARACTERS_PER_TOKEN
-        output = _CRITIQUE_CHARACTERS / CHARACTERS_PER_TOKEN
-        basis = (
-            f"{model}: assumed {prompt:.0f} prompt and {output:.0f} output tokens a row, as in 120 released rows of WebInstruct-CFT"
-        )
     dated = f"; prices of {config.prices.dated}" if config.prices.dated else ""
-    return Cost(usd=price.cost(round(rows * prompt), round(rows * output), mode), bases=(f"{basis}; {mode}{dated}",))
+    usd = price.cost(round(rows * each.prompt), round(rows * each.output), mode)
+    return Cost(usd=usd, bases=(f"{model}: {each.basis}; {mode}{dated}",))

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from cells import DEBUG
+from engines.api.loopback import serving
 from sweep_tools import FIVE, composed, planned
 
 from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT
-from cft_lab.store import DONE, MANIFEST
+from cft_lab.hydra_config import compose
+from cft_lab.store import DONE, MANIFEST, Store
 from cft_lab.sweeps import costs
 from cft_lab.sweeps.plan import Plan, PlannedStage, kind_of, lost, make_plan, to_make
 
@@ -264,6 +266,36 @@ def test_rows_that_were_answered_here_are_a_better_basis(tmp_path: Path) -> None
     cost = costs.plan_costs(plan, [stage], tmp_path)[stage.key]
     assert cost.usd == pytest.approx((1e5 * 300 * 2.5 + 1e5 * 200 * 10) / 1e6, rel=1e-6)
     assert "the mean of 100 rows that it has written here" in cost.bases[0]
+
+
+@pytest.mark.parametrize(("protocol", "prompt", "output"), [("direct", 150, 600), ("two-stage", 1800, 2400)])
+def test_an_evaluation_through_an_api_is_not_priced_as_critiques(tmp_path: Path, protocol: str, prompt: int, output: int) -> None:
+    plan = planned("model=gpt-4o", "benchmarks.names=[gsm8k]", f"inference={protocol}")
+    (stage,) = (stage for stage in plan.stages if stage.name == "generations")
+    cost = costs.plan_costs(plan, [stage], tmp_path)[stage.key]
+    assert cost.usd == pytest.approx(1319 * (prompt * 2.5 + output * 10) / 1e6)
+    assert f"assumed, not measured: {prompt} prompt and {output} output tokens an item, {protocol}" in cost.bases[0]
+
+
+def test_an_api_that_was_evaluated_here_is_priced_by_what_it_wrote(tmp_path: Path) -> None:
+    """By the manifests that a real evaluation leaves, of the same protocol only."""
+    priced = ("+prices.input_usd={loopback-1: 10}", "+prices.output_usd={loopback-1: 100}")
+    common = ("model=gpt-4o", "model.api_model=loopback-1", "engine.api_key_env=null", *priced)
+    store = Store(tmp_path, lambda line: None)
+    with serving() as server:
+        here = compose(*common, f"engine.base_url={server.url}", "benchmarks.names=[lab-basic,lab-long]", "benchmarks.items=5")
+        for scored in pipeline.plan(here).result.upstream.values():
+            store.ensure(scored.upstream["generations"])
+    counts = [manifest["counts"] for _, manifest in store.finished() if manifest["stage"] == "generations"]
+    tokens = [sum(count[name] for count in counts) / 10 for name in ("prompt_tokens", "tokens")]
+    plan = planned(*common, "benchmarks.names=[gsm8k]")
+    (stage,) = (stage for stage in plan.stages if stage.name == "generations")
+    cost = costs.plan_costs(plan, [stage], tmp_path)[stage.key]
+    assert cost.usd == pytest.approx(1319 * (tokens[0] * 10 + tokens[1] * 100) / 1e6, rel=1e-3)
+    assert "the mean of 10 rows that it has written here" in cost.bases[0]
+    other = planned(*common, "benchmarks.names=[gsm8k]", "inference=two-stage")
+    (stage,) = (stage for stage in other.stages if stage.name == "generations")
+    assert "assumed" in costs.plan_costs(other, [stage], tmp_path)[stage.key].bases[0]
 
 
 def test_what_is_unknown_stays_unknown(tmp_path: Path) -> None:
