@@ -9,14 +9,15 @@ from typing import Any
 
 from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, Config, WriterConfig
+from cft_lab.data.methods import parts
 from cft_lab.engines.api.cost import CHARACTERS_PER_TOKEN, price_of
 from cft_lab.evaluation.benchmarks import BENCHMARKS
 from cft_lab.store import Store
 from cft_lab.sweeps.plan import Plan, PlannedStage
 from cft_lab.training.costs import GB, count_steps, estimate_disk
 from cft_lab.training.devices import passes_precision
-from cft_lab.training.lengths import assumed_lengths
-from cft_lab.training.shapes import count_parameters, shape_of
+from cft_lab.training.lengths import Lengths, assumed_lengths
+from cft_lab.training.shapes import cached_shape, count_parameters, shape_of
 
 #: "8xH100, about 1 hour" for 50,000 critiques and a 7B model (arXiv 2501.17703): GPU-hours, examples, parameters
 _PAPER_TRAINING = (8.0, 50_000, 7.6e9)
@@ -134,19 +135,27 @@ def training_cost(config: Config) -> Cost:
         return Cost(bases=("lab models train and answer on the CPU, within minutes",))
     if shape is None:
         return Cost(None, 0.0, None, (f"unknown: model.shape of {config.model.name} is not in conf/model",))
-    parameters, examples = count_parameters(shape).total, config.data.examples or config.data.pool
+    parameters, lengths = count_parameters(shape).total, assumed_lengths(config)
     hours, paper_examples, paper_parameters = _PAPER_TRAINING
-    steps = count_steps(config, assumed_lengths(config))
+    steps = count_steps(config, lengths)
     disk = estimate_disk(config, shape, steps, passes_precision(train, "cuda"), PROJECT_ROOT / config.output_root)
     return Cost(
-        hours * train.epochs * examples / paper_examples * parameters / paper_parameters,
+        hours * train.epochs * lengths.examples / paper_examples * parameters / paper_parameters,
         0.0,
         disk.needed / GB,
         (
             "training: the paper's 8 H100-hours for 50,000 critiques and 7.6 billion parameters, scaled by examples and "
             "parameters; disk: the weights of every candidate that is kept, and three resume states",
+            *_examples_basis(config, lengths),
         ),
     )
+
+
+def _examples_basis(config: Config, lengths: Lengths) -> list[str]:
+    """What the number of examples rests on, where it is not said but follows from a budget of tokens."""
+    budgets = [part.data.supervised_tokens for part in parts(config).values() if part.data.supervised_tokens is not None]
+    tokens = " and ".join(f"{budget:,}" for budget in budgets)
+    return [f"{lengths.examples:,} examples with {tokens} supervised tokens: {lengths.basis}"] if budgets else []
 
 
 def selection_cost(config: Config) -> Cost:
@@ -154,7 +163,7 @@ def selection_cost(config: Config) -> Cost:
     selection, train = config.train.selection, config.train
     if selection.scored_on is None:
         return Cost()
-    examples = config.data.examples or config.data.pool
+    examples = assumed_lengths(config).examples
     candidates = -(-(-(-examples // train.global_batch_size) * train.epochs) // train.save_every_steps)
     return _generated(config, candidates * BENCHMARKS[selection.scored_on].size)
 
@@ -181,18 +190,32 @@ def _generated(config: Config, texts: float) -> Cost:
     if config.model.scale == "lab":
         return Cost(bases=("lab models train and answer on the CPU, within minutes",))
     shape = shape_of(config.model)
-    size = 1.0 if shape is None else count_parameters(shape).total / _PAPER_TRAINING[2]
     told = f", as if it had 7.6 billion parameters ({config.model.name}: conf/model has no shape)" if shape is None else ""
+    return _on_gpus(texts, _PAPER_TRAINING[2] if shape is None else count_parameters(shape).total, told)
+
+
+def _generated_by(writer: WriterConfig, texts: float) -> Cost:
+    """What another model than the trained one writes on this machine."""
+    shape = None if writer.model is None else cached_shape(writer.model, writer.revision)
+    if shape is None:
+        told = f"GPU-hours of {writer.model} unknown: no folder or cached model that tells a Qwen2 or Llama shape"
+        return Cost(gpu_hours=None, bases=(told,))
+    return _on_gpus(texts, count_parameters(shape).total, "")
+
+
+def _on_gpus(texts: float, parameters: float, told: str) -> Cost:
     basis = (
         f"generation: assumed, not measured: {_SOLUTION_TOKENS} tokens a text and {_GENERATED_PER_S:,.0f} tokens/s on a GPU for "
         f"7.6 billion parameters{told}"
     )
-    return Cost(texts * _SOLUTION_TOKENS / _GENERATED_PER_S * size / 3600, bases=(basis,))
+    return Cost(texts * _SOLUTION_TOKENS / _GENERATED_PER_S * parameters / _PAPER_TRAINING[2] / 3600, bases=(basis,))
 
 
 def _written(stage: PlannedStage, config: Config, writer: WriterConfig, kind: str, seen: Seen) -> Cost:
-    if kind in ("self", "local"):
+    if kind == "self":
         return _generated(config, config.data.pool)
+    if kind == "local":
+        return _generated_by(writer, config.data.pool)
     if kind != "openai":
         return Cost()
     model = str(writer.model)

@@ -248,6 +248,38 @@ def test_costs_follow_from_rows_prices_and_the_papers_hours(tmp_path: Path) -> N
     assert kept["candidates"].disk_gb == pytest.approx(2 * 7.62 * 2 + resume, rel=0.01)
 
 
+def test_examples_are_those_of_all_sources_and_of_a_budget_of_tokens(tmp_path: Path) -> None:
+    def hours(*overrides: str) -> tuple[float | None, ...]:
+        found = plan_cost(planned("model=qwen2.5-math-7b", *overrides), tmp_path)
+        return found["candidates"].gpu_hours, found["selected"].gpu_hours
+
+    one, two = hours("method=cft"), hours("method=mix")
+    assert two == pytest.approx([2 * part for part in one if part], rel=0.02)
+    few = plan_cost(planned("model=qwen2.5-math-7b", "data.supervised_tokens=1000000"), tmp_path)
+    assert few["candidates"].gpu_hours == pytest.approx(8 * 1922 / 50_000, rel=0.01)
+    assert few["selected"].gpu_hours == pytest.approx(2 * 500 * 600 / 8000 / 3600, rel=0.01)
+    assert any(basis.startswith("1,922 examples with 1,000,000 supervised tokens: assumed") for basis in few["candidates"].bases)
+
+
+@pytest.mark.parametrize("model", ["qwen2.5-math-7b", "lab-qwen2"])
+def test_a_writer_on_this_machine_costs_what_its_own_size_does(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    writer = tmp_path / "writer"
+    writer.mkdir()
+    shape = {"hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64}
+    shape |= {"num_key_value_heads": 8, "vocab_size": 152064}
+    (writer / "config.json").write_text(json.dumps({"model_type": "qwen2", **shape}))
+    (writer / "model.safetensors").touch()
+
+    def written(name: str) -> costs.Cost:
+        plan = planned(f"model={model}", "teacher=local", f"teacher.model={name}", "data.pool=100000")
+        return plan_cost(plan, tmp_path)["critiques"]
+
+    assert written(str(writer)).gpu_hours == pytest.approx(1e5 * 600 / 8000 * 72.7e9 / 7.6e9 / 3600, rel=0.01)
+    assert written("Qwen/Qwen2.5-72B-Instruct").gpu_hours is None
+    assert "Qwen/Qwen2.5-72B-Instruct unknown" in written("Qwen/Qwen2.5-72B-Instruct").bases[0]
+
+
 def test_rows_that_were_answered_here_are_a_better_basis(tmp_path: Path) -> None:
     plan = planned("model=qwen2.5-math-7b")
     (stage,) = (stage for stage in plan.stages if stage.name == "critiques")
