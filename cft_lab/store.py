@@ -205,15 +205,14 @@ class Store:
             self._say(f"{'again':>7} {stage.name:<12} {stage.key}  {_why_again(folder)}")
         resumed = partial.exists()
         partial.mkdir(exist_ok=True)
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now(), "already": _rows(partial)}
-        write_json(partial / OWNER, owner | {"config": dict(stage.config), "prompts": dict(stage.prompts)})
+        owner = _owner(stage, partial)
+        write_json(partial / OWNER, owner)
         self._say(f"{'resume' if resumed else 'make':>7} {stage.name:<12} {stage.key}  {stage.label}")
-        started = time.monotonic()
-        counts = stage.make(Work(partial, inputs, stage.key, self._say, tuple(self._twins(stage))))
-        seconds = round(time.monotonic() - started, 3)
-        (partial / OWNER).unlink(missing_ok=True)
+        work = Work(partial, inputs, stage.key, self._say, tuple(self._twins(stage)))
+        counts, seconds = _timed(stage, work, owner)
         replaced = {"replaces": {"created": self.manifest(stage)["created"]}} if pruned else {}
         write_json(partial / MANIFEST, _manifest(stage, counts, seconds, resumed) | replaced)
+        (partial / OWNER).unlink(missing_ok=True)
         if pruned:
             shutil.rmtree(folder)
         os.replace(partial, folder)
@@ -257,6 +256,43 @@ class Store:
                 f"warning: {stage.name} {stage.key} ({stage.label}) is reused, but its source code ({', '.join(stage.modules)}) "
                 f"changed since; if the change matters, raise the stage's version or delete {folder}"
             )
+
+
+def _owner(stage: Stage, partial: Path) -> dict[str, Any]:
+    """What a start leaves in the partial folder: who works there, what earlier starts left and took, and on what."""
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": _now(),
+        "already": _rows(partial),
+        "earlier_s": _spent_s(partial),
+        "config": dict(stage.config),
+        "prompts": dict(stage.prompts),
+    }
+
+
+def _timed(stage: Stage, work: Work, owner: Mapping[str, Any]) -> tuple[Mapping[str, Any], float]:
+    """Makes a stage; its counts, and the seconds that all its starts took. A start that an exception ends is noted for the next."""
+    started = time.monotonic()
+    try:
+        counts = stage.make(work)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the disk is full: it counts as long as it wrote
+            write_json(work.folder / OWNER, {**owner, "seconds": time.monotonic() - started})
+        raise
+    return counts, round(owner["earlier_s"] + time.monotonic() - started, 3)
+
+
+def _spent_s(partial: Path) -> float:
+    """Seconds that earlier starts took for what lies in a partial folder. One that was killed counts until it last wrote a file."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if not (partial / OWNER).exists():  # nobody was here yet, or it was finished and is opened again
+            return float(read_json(partial / MANIFEST)["seconds"])
+        owner = read_json(partial / OWNER)
+        written = [file.lstat().st_mtime for file in partial.rglob("*")]
+        seconds = owner.get("seconds", max(written) - (partial / OWNER).lstat().st_mtime)
+        return float(owner.get("earlier_s", 0.0) + seconds)
+    return 0.0
 
 
 def _manifest(stage: Stage, counts: Mapping[str, Any], seconds: float, resumed: bool) -> dict[str, Any]:

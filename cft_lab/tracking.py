@@ -2,16 +2,18 @@
 
 Two kinds of W&B run: a train run (id = key of its candidates stage: curves) and a cell run (id = its result key: config,
 scores, sample generations). The ids are the stage keys, and what was sent is noted in `<store>/tracking/`, so a resumed
-run is the same run and a reused stage is not logged twice. Offline, each start of a run is a segment of its own, a folder that
-holds the run from its first step on; `python -m cft_lab sync` uploads them. A run of a sweep carries the sweep's name as its group
-and the places of the cells that stand on it as tags. What wandb collects by itself stays out: the command line, the address of the
-git remote, the code and what was changed in it may hold secrets. wandb is imported only when it is asked for.
+run is the same run, a reused stage is not logged twice, and a stage that was made again replaces its run. Offline, each start of a
+run is a segment of its own, a folder that holds the run from its first step on; `python -m cft_lab sync` uploads them. A run of a
+sweep carries the sweep's name as its group and the places of the cells that stand on it as tags. What wandb collects by itself is
+left out: the command line, the address of the git remote, the code and what was changed in it may hold secrets. wandb is imported
+only when it is asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,7 +118,8 @@ def _leave_inherited_service(process: int) -> None:
 
 
 class Tracker:
-    """Sends runs to W&B, or nowhere. What was sent whole is noted in the store, so that nothing is sent twice."""
+    """Sends runs to W&B, or nowhere. What was sent whole is noted in the store, so that nothing is sent twice; what was made again
+    since, under the same key, takes the place of what was sent."""
 
     def __init__(self, config: TrackingConfig, root: Path) -> None:
         self._config = config
@@ -124,15 +127,28 @@ class Tracker:
 
     @contextlib.contextmanager
     def train_run(self, key: str, config: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-        """Gives a function that logs one metrics row, live or replayed; it does nothing if the run was sent before."""
-        with self._sending(key, "train") as wanted:
-            if not wanted:
-                yield lambda row: None
-                return
+        """Gives a function that logs one metrics row of a training that is being made."""
+        if self._config.kind != "wandb":
+            yield lambda row: None
+            return
+        rows: list[Mapping[str, Any]] = []
+        with self._locked(key):
             with self._run(key, "train", config) as run:
-                yield lambda row: run.log(
-                    {f"train/{name}": value for name, value in row.items() if name != "step"}, step=int(row["step"])
-                )
+
+                def log(row: Mapping[str, Any]) -> None:
+                    rows.append(row)
+                    _log_row(run, row)
+
+                yield log
+            self._mark(key, "train", _hash(rows))
+
+    def finished_train_run(self, key: str, config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        """The metrics rows of a finished training: it may have been made without tracking."""
+        with self._sending(key, "train", _hash(rows)) as wanted:
+            if wanted:
+                with self._run(key, "train", config) as run:
+                    for row in rows:
+                        _log_row(run, row)
 
     def cell_run(
         self,
@@ -142,12 +158,13 @@ class Tracker:
         samples: Mapping[str, list[list[Any]]],
         curve: Sequence[Mapping[str, int]],
         train_key: str | None,
+        created: str,
     ) -> None:
         """Scores and sample generations of one cell; `samples` maps a table name to rows of SAMPLE_COLUMNS.
 
-        `curve` has the candidates' validation scores as rows of step, correct and n.
+        `curve` has the candidates' validation scores as rows of step, correct and n; `created` is when the result was made.
         """
-        with self._sending(key, "cell") as wanted:
+        with self._sending(key, "cell", created) as wanted:
             if not wanted:
                 return
             import wandb
@@ -160,18 +177,34 @@ class Tracker:
                 run.log({**scores, **tables}, step=len(curve))
 
     @contextlib.contextmanager
-    def _sending(self, key: str, kind: str) -> Iterator[bool]:
-        """Whether a run is to be sent: then it is sent by one process, and marked when that has not failed."""
-        if self._config.kind != "wandb" or self._marker(key).exists():
+    def _sending(self, key: str, kind: str, made: str) -> Iterator[bool]:
+        """Whether a run is to be sent: then it is sent by one process, and marked when that has not failed.
+
+        `made` is another one after the stage was made again.
+        """
+        if self._config.kind != "wandb" or self._is_sent(key, made):
             yield False
             return
-        (self._root / TRACKING).mkdir(parents=True, exist_ok=True)
-        with open_lock(self._root / TRACKING / key):
-            wanted = not self._marker(key).exists()  # or somebody else sent it while we waited
+        with self._locked(key):
+            wanted = not self._is_sent(key, made)  # or somebody else sent it while we waited
             yield wanted
             if wanted:
-                about = {"run_id": key, "kind": kind, "project": self._config.project, "mode": self._config.mode}
-                write_json(self._marker(key), about)
+                self._mark(key, kind, made)
+
+    @contextlib.contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        (self._root / TRACKING).mkdir(parents=True, exist_ok=True)
+        with open_lock(self._root / TRACKING / key):
+            yield
+
+    def _is_sent(self, key: str, made: str) -> bool:
+        """Whether a run was sent as it is now. Marks of older versions do not tell what they sent, and count for anything."""
+        marker = self._marker(key)
+        return marker.exists() and read_json(marker).get("made", made) == made
+
+    def _mark(self, key: str, kind: str, made: str) -> None:
+        about = {"run_id": key, "kind": kind, "project": self._config.project, "mode": self._config.mode, "made": made}
+        write_json(self._marker(key), about)
 
     def _marker(self, key: str) -> Path:
         """Says that a run was sent whole; another project, entity or mode is another destination."""
@@ -183,10 +216,11 @@ class Tracker:
 
         _leave_inherited_service(os.getpid())
         belongs = placement(self._root, key)
+        online = self._config.mode == "online"
         return wandb.init(
             project=self._config.project,
             entity=self._config.entity,
-            mode="online" if self._config.mode == "online" else "offline",
+            mode="online" if online else "offline",
             dir=str(self._root / TRACKING),
             id=key,
             name=f"{kind}-{key}",
@@ -194,10 +228,19 @@ class Tracker:
             group=belongs.group,
             tags=list(belongs.tags),
             config=dict(config),
-            resume="allow" if self._config.mode == "online" else None,
+            resume="allow" if online and not self._marker(key).exists() else None,  # one that was sent whole is replaced
             reinit="finish_previous",
             settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, x_disable_machine_info=True),
         )
+
+
+def _log_row(run: Any, row: Mapping[str, Any]) -> None:
+    run.log({f"train/{name}": value for name, value in row.items() if name != "step"}, step=int(row["step"]))
+
+
+def _hash(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of metrics rows: no two trainings have the same, for their rows hold how fast they were."""
+    return hashlib.sha256("\n".join(json.dumps(row, sort_keys=True) for row in rows).encode()).hexdigest()[:16]
 
 
 SAMPLE_COLUMNS = ("problem", "question", "gold", "text", "outcome")

@@ -221,12 +221,14 @@ def test_a_single_failing_cell_is_told_without_a_table(debug_model: Path, shared
 
 
 def test_stages_lists_what_was_made(debug_model: Path, shared_store: Path, tmp_path: Path) -> None:
+    run("method=base", *DEBUG, f"output_root={shared_store}")
     command = [sys.executable, "-m", "cft_lab", "stages", "--store"]
     done = subprocess.run([*command, str(shared_store)], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
     assert debug_model.parent.name in done.stdout
     assert "base_model" in done.stdout
     errors = [sys.executable, "-m", "cft_lab", "lab-errors", "--store", str(shared_store)]
     told = subprocess.run(errors, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT).stdout
+    assert "base lab-debug" in told
     assert all("right=" in line and "arithmetic=" in line for line in told.splitlines())
     refused = subprocess.run([*command, str(tmp_path / "no")], capture_output=True, text=True, check=False, cwd=PROJECT_ROOT)
     assert refused.returncode == 2

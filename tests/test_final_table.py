@@ -19,14 +19,19 @@ def result(root: Path, name: str, chance: float) -> Result:
     """A result on one benchmark whose grades are drawn by chance and lie in the store."""
     rng = random.Random(name)
     outcomes = [Outcome.CORRECT if rng.random() < chance else Outcome.WRONG for _ in range(N)]
-    folder = root / "scores" / name
-    folder.mkdir(parents=True)
-    write_records(folder / "grades.jsonl", [Grade(f"p{i}", outcome) for i, outcome in enumerate(outcomes)])
+    write_grades(root, name, outcomes)
     correct = outcomes.count(Outcome.CORRECT)
     interval = stats.binomtest(correct, N).proportion_ci(method="wilson")
     score = Score("b", "direct", Sampling(8), N, correct, 0, 0, 0, correct / N, (interval.low, interval.high),
                   paper_accuracy=correct / N)  # fmt: skip
     return Result({}, {"scores/b": name}, (score,))
+
+
+def write_grades(root: Path, name: str, outcomes: list[Outcome]) -> None:
+    """The grades of a scores stage."""
+    folder = root / "scores" / name
+    folder.mkdir(parents=True)
+    write_records(folder / "grades.jsonl", [Grade(f"p{i}", outcome) for i, outcome in enumerate(outcomes)])
 
 
 def values(root: Path, *names: str) -> list[float]:
@@ -96,6 +101,18 @@ def test_a_single_run_has_wilsons_interval(tmp_path: Path, capsys: pytest.Captur
     print_table([("a", run)], tmp_path)
     low, high = run.scores[0].interval or (0, 0)
     assert f"{100 * (run.scores[0].accuracy or 0):.1f} [{100 * low:.1f}, {100 * high:.1f}]" in capsys.readouterr().out
+
+
+def test_a_single_measured_item_has_a_place_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = []
+    for name, first in (("a", Outcome.CORRECT), ("b", Outcome.WRONG)):
+        write_grades(tmp_path, name, [first, Outcome.ERROR])
+        score = Score("b", "direct", Sampling(8), 2, int(first is Outcome.CORRECT), 0, 0, 1, None, None)
+        cells.append((name, Result({}, {"scores/b": name}, (score,))))
+    print_table(cells, tmp_path)
+    printed = capsys.readouterr().out
+    assert "100.0 [20.7, 100.0] (1 errors)" in printed
+    assert "1 items cannot separate b and a" in printed
 
 
 def test_failed_cells_are_named_and_never_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,6 +100,55 @@ def test_a_failed_stage_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     assert any(line.strip().startswith("resume") for line in lines)
 
 
+def test_the_time_of_all_starts_counts(tmp_path: Path) -> None:
+    """Of one that fails, of one that is killed until it last wrote, and of a finished one that is opened again."""
+
+    def slow(work: Work) -> Mapping[str, Any]:
+        time.sleep(0.3)
+        if not (work.folder / "out").exists():
+            (work.folder / "out").touch()
+            raise RuntimeError("no network")
+        return {}
+
+    store, _ = quiet(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="no network"):
+        store.ensure(stage(make=slow))
+    time.sleep(1)  # in between nobody works
+    store.ensure(stage(make=slow))
+    assert 0.6 <= store.manifest(stage())["seconds"] <= time.monotonic() - began - 1
+
+    context = multiprocessing.get_context("spawn")
+    began = time.monotonic()
+    worker = context.Process(target=_write_slowly, args=(str(tmp_path),))
+    worker.start()
+    partial = store.folder(stage("killed")).with_suffix(".partial")
+    while not (partial / "rows" / "5").exists():
+        time.sleep(0.02)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    time.sleep(1)
+    store.ensure(stage("killed"))
+    assert 0.5 <= store.manifest(stage("killed"))["seconds"] <= time.monotonic() - began - 1
+
+    before = store.manifest(stage())["seconds"]
+    store.reopen(stage())
+    store.ensure(stage(make=slow))
+    assert store.manifest(stage())["seconds"] >= before + 0.3
+
+
+def _write_slowly(root: str) -> None:
+    def make(work: Work) -> Mapping[str, Any]:
+        (work.folder / "rows").mkdir()
+        for place in range(100):
+            time.sleep(0.1)
+            (work.folder / "rows" / str(place)).touch()
+        return {}
+
+    Store(Path(root), lambda line: None).ensure(stage("killed", make=make))
+
+
 def test_a_stage_killed_before_its_done_mark_is_made_again(tmp_path: Path) -> None:
     store, _ = quiet(tmp_path)
     folder = store.ensure(stage())

@@ -55,6 +55,13 @@ def steps_of(run: Sequence[Any]) -> list[int]:
     return [r.history.step.num for r in run if r.WhichOneof("record_type") == "history"]
 
 
+def logged(run: Sequence[Any], name: str) -> list[float]:
+    """The values of one name in a run's history."""
+    histories = [r.history for r in run if r.WhichOneof("record_type") == "history"]
+    items = [item for history in histories for item in history.item]
+    return [json.loads(item.value_json) for item in items if (item.key or "/".join(item.nested_key)) == name]
+
+
 def about(run: Sequence[Any]) -> Any:
     """The record of the run itself."""
     return next(r.run for r in run if r.WhichOneof("record_type") == "run")
@@ -147,6 +154,29 @@ def test_what_wandb_could_collect_by_itself_stays_out(tmp_path: Path) -> None:
     written = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
     for secret in (b"ARGSECRET", b"GITSECRET", b"DIFFSECRET", b"CODESECRET"):
         assert [file for file, content in written.items() if secret in content] == [], secret
+
+
+@pytest.mark.slow
+def test_what_was_made_again_replaces_what_was_sent(cell: ComposeCell, tmp_path: Path) -> None:
+    config = cell("method=sft", "tracking=wandb", f"output_root={tmp_path}")
+    trained, finished = pipeline.run(config, lambda line: None).keys["candidates"], pipeline.plan(config).result.key
+
+    def segments(key: str) -> list[list[Any]]:
+        return [records(file) for file in sorted(tmp_path.glob(f"tracking/wandb/offline-run-*-{key}/*.wandb"))]
+
+    for name in ("candidates", "selected", "generations", "scores", "result"):
+        shutil.rmtree(tmp_path / name)
+    pipeline.run(config, lambda line: None)
+    assert (len(segments(trained)), len(segments(finished))) == (2, 2)
+    rows = read_metrics(tmp_path / "candidates" / trained)
+    assert logged(segments(trained)[1], "train/tokens_per_s") == [row["tokens_per_s"] for row in rows if "tokens_per_s" in row]
+    pipeline.run(config, lambda line: None)
+    assert (len(segments(trained)), len(segments(finished))) == (2, 2), "and once"
+
+    for marker in (tmp_path / "tracking").glob("*.json"):  # as older versions wrote them
+        marker.write_text(json.dumps({name: value for name, value in read_json(marker).items() if name != "made"}))
+    pipeline.run(config, lambda line: None)
+    assert (len(segments(trained)), len(segments(finished))) == (2, 2)
 
 
 def test_tracking_none_needs_no_wandb(shared_store: Path, debug_model: Path) -> None:

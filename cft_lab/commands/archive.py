@@ -282,7 +282,7 @@ def _put(stage: Path, target: Path, archive: str) -> str:
     """Moves a stage to its place, which is locked, and returns what it is there: result, whole, record, or kept as it was."""
     essential = _ESSENTIAL.get(stage.parent.name)
     whole = essential is None or (stage / essential).exists()
-    if (target / DONE).exists() or ((target / PRUNED).exists() and not whole):
+    if (target / DONE).exists() or (not whole and _is_more(target, str(essential))):
         return "kept"
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     if (stage / GRADES).exists():  # made from the lines that were checked: archives hold no columns
@@ -292,7 +292,14 @@ def _put(stage: Path, target: Path, archive: str) -> str:
         (stage / DONE).touch()
     else:
         write_json(stage / PRUNED, {"files": [essential], "why": f"imported from {archive}", "when": when})
-    if target.exists():  # a record, or what a kill left
+    if target.exists():  # a record that comes whole now, or what a kill left of one
         shutil.rmtree(target)
     stage.rename(target)
     return "result" if stage.parent.name == "result" else "whole" if whole else "record"
+
+
+def _is_more(target: Path, essential: str) -> bool:
+    """Whether a folder of the store is at least the record that comes: one itself, or a stage that was killed between its rename
+    and its DONE mark. The store completes that when something needs it.
+    """
+    return (target / PRUNED).exists() or ((target / MANIFEST).exists() and any(target.glob(essential)))

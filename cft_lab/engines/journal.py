@@ -70,6 +70,11 @@ class JournalEngine:
         self._engine = engine
         self._memory = Memory(journal)
 
+    @property
+    def spent_usd(self) -> float:
+        """Dollars that all completions of the journal cost, errors and repeated ones included."""
+        return self._memory.spent_usd
+
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
         """See `Engine.generate`; what is known comes first."""
         missing = self._memory.missing(prompts, sampling)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from cft_lab.evaluation.statistics import Interval, macro_difference_interval, paired_difference, z_value
+from cft_lab.evaluation.statistics import Interval, macro_difference_interval, paired_mean, z_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,7 +204,7 @@ def compare(first: Benchmarks, second: Benchmarks) -> Comparison:
     return Comparison(
         items=sum(len(items) for items in first),
         benchmarks=len(first),
-        difference=math.fsum(paired_difference(a, b).mean for a, b in zip(first, second, strict=True)) / len(first),
+        difference=math.fsum(paired_mean(a, b) for a, b in zip(first, second, strict=True)) / len(first),
         interval=interval,
         detectable=detectable_difference((interval[1] - interval[0]) / (2 * z_value())),
     )

@@ -99,8 +99,10 @@ def effective_items(values: Sequence[float], confidence: float = 0.95) -> float:
 
     p(1-p) over the variance of the mean, shrunk by the squared ratio of the normal to the t quantile because that variance is an
     estimate. Source: Korn and Graubard, Survey Methodology 24 (1998) 193; in Wilson's interval: Franco et al., J. Survey Stat.
-    Methodology 7 (2019) 334. Needs two items or more.
+    Methodology 7 (2019) 334. A single item, whose variance is unknown, counts as one.
     """
+    if len(values) == 1:
+        return 1.0
     estimate = item_mean(values)
     n, p = len(values), estimate.mean
     if estimate.standard_error < _NO_SPREAD or all(value in (0, 1) for value in values):
@@ -110,29 +112,39 @@ def effective_items(values: Sequence[float], confidence: float = 0.95) -> float:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
-    """Mean of first - second over the same items in the same order, with the paired standard error."""
+    """Mean of first - second over the same items in the same order, with the paired standard error. Needs two items or more."""
+    return item_mean(_differences(first, second))
+
+
+def paired_mean(first: Sequence[float], second: Sequence[float]) -> float:
+    """Mean of first - second over the same items in the same order, of which one is enough."""
+    return math.fsum(_differences(first, second)) / len(first)
+
+
+def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
     if len(first) != len(second):
         raise ValueError(f"paired values must be of the same items, got {len(first)} and {len(second)}")
-    return item_mean([a - b for a, b in zip(first, second, strict=True)])
+    return [a - b for a, b in zip(first, second, strict=True)]
 
 
 def paired_interval(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
     """Interval for the mean of first - second over the same items in the same order.
 
     Tango's score interval if every score is 0 or 1; Student's if items have means of several samples, and where all differences
-    are the same, Bonett and Price's, which adds one item for and one against (J. Educ. Behav. Stat. 37 (2012) 479).
+    are the same, as that of a single item is, Bonett and Price's, which adds one item for and one against (J. Educ. Behav. Stat.
+    37 (2012) 479).
     """
-    estimate = paired_difference(first, second)
-    n = len(first)
+    mean, n = paired_mean(first, second), len(first)
     if all(value in (0, 1) for value in (*first, *second)):
         pairs = list(zip(first, second, strict=True))
         return tango(sum(a > b for a, b in pairs), sum(a < b for a, b in pairs), n, confidence)
-    if estimate.standard_error >= _NO_SPREAD:
-        half = t_value(n - 1, confidence) * estimate.standard_error
-        centre = estimate.mean
+    standard_error = paired_difference(first, second).standard_error if n > 1 else 0.0
+    if standard_error >= _NO_SPREAD:
+        half = t_value(n - 1, confidence) * standard_error
+        centre = mean
     else:
-        centre = estimate.mean * n / (n + 2)
-        spread = (n * estimate.mean**2 + 2) / (n + 2) - centre**2
+        centre = mean * n / (n + 2)
+        spread = (n * mean**2 + 2) / (n + 2) - centre**2
         half = z_value(confidence) * math.sqrt(spread / (n + 2))
     return max(-1.0, centre - half), min(1.0, centre + half)
 
@@ -183,7 +195,7 @@ def macro_difference_interval(
     """Interval for the difference of two plain means over the same benchmarks, paired by item: `paired_interval`s, combined."""
     if len(first) != len(second):
         raise ValueError(f"both must have the same benchmarks, got {len(first)} and {len(second)}")
-    means = [paired_difference(a, b).mean for a, b in zip(first, second, strict=True)]
+    means = [paired_mean(a, b) for a, b in zip(first, second, strict=True)]
     return combine(means, [paired_interval(a, b, confidence) for a, b in zip(first, second, strict=True)])
 
 

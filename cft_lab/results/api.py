@@ -136,10 +136,10 @@ class Results:
     def costs(self) -> pd.DataFrame:
         """One row for each finished stage, index `key`.
 
-        Columns: stage, label, created, seconds (wall; of its last start, if it was resumed), device, gpus, gpu_hours (0 on a CPU,
-        NaN if the stage does not record its device), usd (NaN if no API, or its price is unknown), tokens (generated),
-        prompt_tokens, trained_tokens (of a pretraining), supervised_tokens (of a training: its targets), results (how many results
-        stand on it).
+        Columns: stage, label, created, seconds (wall, of all its starts; docs/store.md), device, gpus (of its last start),
+        gpu_hours (0 on a CPU, NaN if the stage does not record its device), usd (NaN if no API, or its price is unknown), tokens
+        (generated), prompt_tokens, trained_tokens (of a pretraining), supervised_tokens (of a training: its targets), results (how
+        many results stand on it).
         """
         import pandas as pd
 

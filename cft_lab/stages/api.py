@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cft_lab.config import ApiConfig, Config, PricesConfig
@@ -75,6 +76,13 @@ class ConfirmedEngine:
             require_confirmation(estimate, self._api, self._group)
             self._seen = None
         yield from self._engine.generate(prompts, sampling)
+
+
+def stage_usd(spent_usd: float, model: str, prices: PricesConfig, folder: Path) -> float | None:
+    """Dollars of a stage over all its runs; None where the price is unknown. `spent_usd` is what its journal's completions cost."""
+    from cft_lab.engines.api.cost import price_of, unreported_usd
+
+    return None if price_of(model, prices) is None else round(spent_usd + unreported_usd(folder), 6)
 
 
 def api_lacks(model: str, api: ApiConfig, group: str, prices: PricesConfig) -> Iterator[str]:

@@ -19,7 +19,7 @@ from cft_lab.grade_columns import columns_of, write_columns
 from cft_lab.json_files import read_json, read_records, write_json, write_records
 from cft_lab.prompts import FORMATS
 from cft_lab.records import Generation, Grade, Outcome, Result, Score, from_row, to_row
-from cft_lab.stages.api import api_lacks
+from cft_lab.stages.api import api_lacks, stage_usd
 from cft_lab.stages.common import (
     CURVE,
     GENERATIONS,
@@ -59,6 +59,7 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
         drawn = [replace(item, id=f"{item.id}#{k}") if k else item for k in range(config.inference.samples) for item in items]
         with open_engine(config, work, work.inputs["model"] / MODEL) as engine:
             made = protocol(engine, drawn, FORMATS[config.model.prompt_format], config.inference, sampling)
+            spent_usd = engine.spent_usd
         rows = [replace(row, problem_id=items[place % len(items)].id, sample=place // len(items)) for place, row in enumerate(made)]
         failed = [turn.completion.text for row in rows for turn in row.turns if turn.completion.finish == "error"]
         if failed:
@@ -68,12 +69,14 @@ def generations(config: Config, benchmark: str, model: Stage) -> Stage:
                 "run the same command again to retry only these"
             )
         write_records(work.folder / GENERATIONS, rows)
-        tokens = sum(turn.completion.num_tokens for row in rows for turn in row.turns)
-        costs = [turn.completion.cost_usd for row in rows for turn in row.turns if turn.completion.cost_usd is not None]
-        turns = sum(len(row.turns) for row in rows)
-        counts: dict[str, Any] = {"generations": len(rows), "turns": turns, "tokens": tokens}
+        turns = [turn.completion for row in rows for turn in row.turns]
+        counts: dict[str, Any] = {"generations": len(rows), "turns": len(turns), "tokens": sum(turn.num_tokens for turn in turns)}
         counts |= {"items": loaded.flag} if loaded.flag else {}
-        return counts | ({"cost_usd": round(fsum(costs), 6)} if costs else {})
+        if config.engine.kind == "openai":
+            counts["api_model"] = config.model.api_model
+            counts["prompt_tokens"] = sum(turn.prompt_tokens or 0 for turn in turns)
+            counts["cost_usd"] = stage_usd(spent_usd, str(config.model.api_model), config.prices, work.folder)
+        return counts
 
     return Stage(
         "generations",
@@ -173,14 +176,12 @@ def _keys(scored: Mapping[str, Stage]) -> dict[str, str]:
 
 
 def track(config: Config, store: Store, finished: Stage, trained: Stage | None) -> None:
-    """Sends the cell's train run and cell run to the tracker, if one is on and they were not sent before."""
+    """Sends the cell's train run and cell run to the tracker, if one is on and they were not sent as they are before."""
     if config.tracking.kind == "none":
         return
     tracker = Tracker(config.tracking, store.root)
-    if trained is not None:  # made before tracking was switched on: replayed from its metrics
-        with tracker.train_run(trained.key, store.manifest(trained)["config"]) as log:
-            for row in read_metrics(store.folder(trained)):
-                log(row)
+    if trained is not None:
+        tracker.finished_train_run(trained.key, store.manifest(trained)["config"], read_metrics(store.folder(trained)))
     record = from_row(Result, read_json(store.folder(finished) / RESULT))
     curve = read_json(store.root / "selected" / record.keys["selected"] / CURVE) if trained else []
     values: dict[str, float] = {}
@@ -202,7 +203,8 @@ def track(config: Config, store: Store, finished: Stage, trained: Stage | None) 
         generated = store.folder(scored.upstream["generations"])
         if (generated / GENERATIONS).exists():  # or the result was imported without them
             samples[score.benchmark] = _samples(config, score.benchmark, store.folder(scored), generated)
-    tracker.cell_run(finished.key, record.cell, values, samples, curve, trained.key if trained else None)
+    created = store.manifest(finished)["created"]
+    tracker.cell_run(finished.key, record.cell, values, samples, curve, trained.key if trained else None, created)
 
 
 def _samples(config: Config, benchmark: str, scored: Path, generated: Path) -> list[list[Any]]:

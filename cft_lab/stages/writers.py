@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from cft_lab.config import Config, DataError, PricesConfig, WriterConfig, key_part
-from cft_lab.engines.api.cost import price_of, unreported_usd
 from cft_lab.engines.base import Engine, Prompt
 from cft_lab.engines.journal import Memory
 from cft_lab.engines.oracle import OracleEngine
@@ -23,7 +22,7 @@ from cft_lab.json_files import Journal, read_json, write_records
 from cft_lab.lab.oracle import Oracle
 from cft_lab.records import Completion, Failure, Sampling
 from cft_lab.runtime import cached_snapshot, hub_cache
-from cft_lab.stages.api import OBSERVED, api_lacks, open_api
+from cft_lab.stages.api import OBSERVED, api_lacks, open_api, stage_usd
 from cft_lab.stages.common import JOURNAL, open_folder
 from cft_lab.store import Work
 
@@ -144,16 +143,11 @@ class Replies:
             "tokens": self._tally["tokens"],
         }
         if self._writer.kind == "openai":
-            counts |= {"prompt_tokens": self._tally["prompt_tokens"], "cost_usd": self._cost()}
+            cost_usd = stage_usd(self._spent_usd, str(part.model), self._prices, self._work.folder)
+            counts |= {"prompt_tokens": self._tally["prompt_tokens"], "cost_usd": cost_usd}
             observed = self._work.folder / OBSERVED
             counts["api"] = read_json(observed) if observed.exists() else {}
         return counts
-
-    def _cost(self) -> float | None:
-        """Dollars of the whole stage, over all its runs; None where the price is unknown."""
-        if price_of(str(self._writer.part.model), self._prices) is None:
-            return None
-        return round(self._spent_usd + unreported_usd(self._work.folder), 6)
 
 
 def forget_refused(partial: Path) -> None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT, Config, WriterConfig
+from cft_lab.data.methods import parts
 from cft_lab.engines.api.cost import CHARACTERS_PER_TOKEN, price_of
 from cft_lab.evaluation.benchmarks import BENCHMARKS
 from cft_lab.store import Store
 from cft_lab.sweeps.plan import Plan, PlannedStage
 from cft_lab.training.costs import GB, count_steps, estimate_disk
 from cft_lab.training.devices import passes_precision
-from cft_lab.training.lengths import assumed_lengths
-from cft_lab.training.shapes import count_parameters, shape_of
+from cft_lab.training.lengths import Lengths, assumed_lengths
+from cft_lab.training.shapes import cached_shape, count_parameters, shape_of
 
 #: "8xH100, about 1 hour" for 50,000 critiques and a 7B model (arXiv 2501.17703): GPU-hours, examples, parameters
 _PAPER_TRAINING = (8.0, 50_000, 7.6e9)
 #: tokens that one GPU generates in a second with many texts under way, for 7.6e9 parameters: an assumption, not a measurement
 _GENERATED_PER_S = 8_000.0
 _SOLUTION_TOKENS = 600  # of an evaluated text; an assumption
+_QUESTION_TOKENS = 150  # of a benchmark's question and how it is asked; an assumption
 #: generations of an item; two-stage also critiques, and goes on where it finds mistakes: an assumption for it
 _TURNS = {"direct": 1.0, "single-pass": 1.5, "two-stage": 4.0}
 #: mean characters of question and solution, and of the critique, over 120 released rows of WebInstruct-CFT
@@ -58,24 +61,47 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Mean prompt and output tokens of a model's rows in the store, over how many."""
+class Tokens:
+    """Mean prompt and output tokens of an API's rows, and what says so."""
 
-    prompt_tokens: float
-    output_tokens: float
-    rows: int
+    prompt: float
+    output: float
+    basis: str
 
 
-def rows_seen(root: Path) -> dict[tuple[str, str], Seen]:
-    """(stage name, model) -> the rows that finished stages of this store got from an API."""
-    seen = {}
+Seen = Mapping[tuple[str, str], Tokens]
+
+
+def rows_seen(root: Path) -> Seen:
+    """(what was asked for, model) -> the rows that finished stages of this store got from an API.
+
+    A writer is asked for rows of a stage, named like it; a model that is evaluated for items, by an inference protocol.
+    """
+    sums: dict[tuple[str, str], tuple[int, int, int]] = {}
     for _, manifest in Store(root).finished():
         counts = manifest["counts"]
-        model = next((value for name, value in manifest["config"].items() if name.endswith(".model")), None)
-        answered = counts.get("asked", 0) - counts.get("failed", 0) - counts.get("refused", 0)
-        if model and answered and counts.get("prompt_tokens"):
-            seen[manifest["stage"], model] = Seen(counts["prompt_tokens"] / answered, counts["tokens"] / answered, answered)
-    return seen
+        what, model, rows = _evaluated(manifest) if manifest["stage"] == "generations" else _written_rows(manifest)
+        if model and rows and counts.get("prompt_tokens"):
+            prompt, output, before = sums.get((what, model), (0, 0, 0))
+            sums[what, model] = prompt + counts["prompt_tokens"], output + counts["tokens"], before + rows
+    return {
+        (what, model): Tokens(prompt / rows, output / rows, f"the mean of {rows:,} rows that it has written here")
+        for (what, model), (prompt, output, rows) in sums.items()
+    }
+
+
+def _written_rows(manifest: Mapping[str, Any]) -> tuple[str, str | None, int]:
+    counts = manifest["counts"]
+    model = next((value for name, value in manifest["config"].items() if name.endswith(".model")), None)
+    return manifest["stage"], model, counts.get("asked", 0) - counts.get("failed", 0) - counts.get("refused", 0)
+
+
+def _evaluated(manifest: Mapping[str, Any]) -> tuple[str, str | None, int]:
+    """An item counts once for each sample, with all texts that its protocol wants."""
+    counts = manifest["counts"]
+    if "api_model" not in counts:
+        return "", None, 0
+    return manifest["config"]["inference"]["protocol"], counts["api_model"], counts["generations"]
 
 
 def plan_costs(plan: Plan, stages: Sequence[PlannedStage], root: Path) -> dict[str, Cost]:
@@ -88,7 +114,7 @@ def plan_costs(plan: Plan, stages: Sequence[PlannedStage], root: Path) -> dict[s
     return {stage.key: _stage_cost(stage, plan.configs[stage.cell], benchmarks.get(stage.key, ""), seen) for stage in stages}
 
 
-def _stage_cost(stage: PlannedStage, config: Config, benchmark: str, seen: Mapping[tuple[str, str], Seen]) -> Cost:
+def _stage_cost(stage: PlannedStage, config: Config, benchmark: str, seen: Seen) -> Cost:
     if stage.name == "candidates":
         return training_cost(config)
     if stage.name == "selected":
@@ -109,19 +135,27 @@ def training_cost(config: Config) -> Cost:
         return Cost(bases=("lab models train and answer on the CPU, within minutes",))
     if shape is None:
         return Cost(None, 0.0, None, (f"unknown: model.shape of {config.model.name} is not in conf/model",))
-    parameters, examples = count_parameters(shape).total, config.data.examples or config.data.pool
+    parameters, lengths = count_parameters(shape).total, assumed_lengths(config)
     hours, paper_examples, paper_parameters = _PAPER_TRAINING
-    steps = count_steps(config, assumed_lengths(config))
+    steps = count_steps(config, lengths)
     disk = estimate_disk(config, shape, steps, passes_precision(train, "cuda"), PROJECT_ROOT / config.output_root)
     return Cost(
-        hours * train.epochs * examples / paper_examples * parameters / paper_parameters,
+        hours * train.epochs * lengths.examples / paper_examples * parameters / paper_parameters,
         0.0,
         disk.needed / GB,
         (
             "training: the paper's 8 H100-hours for 50,000 critiques and 7.6 billion parameters, scaled by examples and "
             "parameters; disk: the weights of every candidate that is kept, and three resume states",
+            *_examples_basis(config, lengths),
         ),
     )
+
+
+def _examples_basis(config: Config, lengths: Lengths) -> list[str]:
+    """What the number of examples rests on, where it is not said but follows from a budget of tokens."""
+    budgets = [part.data.supervised_tokens for part in parts(config).values() if part.data.supervised_tokens is not None]
+    tokens = " and ".join(f"{budget:,}" for budget in budgets)
+    return [f"{lengths.examples:,} examples with {tokens} supervised tokens: {lengths.basis}"] if budgets else []
 
 
 def selection_cost(config: Config) -> Cost:
@@ -129,53 +163,78 @@ def selection_cost(config: Config) -> Cost:
     selection, train = config.train.selection, config.train
     if selection.scored_on is None:
         return Cost()
-    examples = config.data.examples or config.data.pool
+    examples = assumed_lengths(config).examples
     candidates = -(-(-(-examples // train.global_batch_size) * train.epochs) // train.save_every_steps)
     return _generated(config, candidates * BENCHMARKS[selection.scored_on].size)
 
 
-def evaluation_cost(config: Config, benchmark: str, seen: Mapping[tuple[str, str], Seen]) -> Cost:
+def evaluation_cost(config: Config, benchmark: str, seen: Seen) -> Cost:
     """The generations of one benchmark, here or through an API."""
-    size = BENCHMARKS[benchmark].size
-    texts = min(config.benchmarks.items or size, size) * config.inference.samples * _TURNS[config.inference.name]
-    if config.engine.kind == "openai":
-        return _asked("generations", str(config.model.api_model), config.engine.mode, texts, config, seen)
-    return _generated(config, texts)
+    size, protocol = BENCHMARKS[benchmark].size, config.inference.name
+    items = min(config.benchmarks.items or size, size) * config.inference.samples
+    if config.engine.kind != "openai":
+        return _generated(config, items * _TURNS[protocol])
+    model = str(config.model.api_model)
+    return _asked(model, config.engine.mode, items, config, seen.get((protocol, model)) or _assumed_item(protocol))
+
+
+def _assumed_item(protocol: str) -> Tokens:
+    """An item of a benchmark through an API, with all its texts."""
+    output, prompt = _TURNS[protocol] * _SOLUTION_TOKENS, float(_QUESTION_TOKENS)
+    if protocol == "two-stage":  # each text has a prompt, and every other is a critique, whose prompt has the solution
+        prompt = _TURNS[protocol] * _QUESTION_TOKENS + output / 2
+    return Tokens(prompt, output, f"assumed, not measured: {prompt:.0f} prompt and {output:.0f} output tokens an item, {protocol}")
 
 
 def _generated(config: Config, texts: float) -> Cost:
     if config.model.scale == "lab":
         return Cost(bases=("lab models train and answer on the CPU, within minutes",))
     shape = shape_of(config.model)
-    size = 1.0 if shape is None else count_parameters(shape).total / _PAPER_TRAINING[2]
     told = f", as if it had 7.6 billion parameters ({config.model.name}: conf/model has no shape)" if shape is None else ""
+    return _on_gpus(texts, _PAPER_TRAINING[2] if shape is None else count_parameters(shape).total, told)
+
+
+def _generated_by(writer: WriterConfig, texts: float) -> Cost:
+    """What another model than the trained one writes on this machine."""
+    shape = None if writer.model is None else cached_shape(writer.model, writer.revision)
+    if shape is None:
+        told = f"GPU-hours of {writer.model} unknown: no folder or cached model that tells a Qwen2 or Llama shape"
+        return Cost(gpu_hours=None, bases=(told,))
+    return _on_gpus(texts, count_parameters(shape).total, "")
+
+
+def _on_gpus(texts: float, parameters: float, told: str) -> Cost:
     basis = (
         f"generation: assumed, not measured: {_SOLUTION_TOKENS} tokens a text and {_GENERATED_PER_S:,.0f} tokens/s on a GPU for "
         f"7.6 billion parameters{told}"
     )
-    return Cost(texts * _SOLUTION_TOKENS / _GENERATED_PER_S * size / 3600, bases=(basis,))
+    return Cost(texts * _SOLUTION_TOKENS / _GENERATED_PER_S * parameters / _PAPER_TRAINING[2] / 3600, bases=(basis,))
 
 
-def _written(stage: PlannedStage, config: Config, writer: WriterConfig, kind: str, seen: Mapping[tuple[str, str], Seen]) -> Cost:
-    if kind in ("self", "local"):
+def _written(stage: PlannedStage, config: Config, writer: WriterConfig, kind: str, seen: Seen) -> Cost:
+    if kind == "self":
         return _generated(config, config.data.pool)
-    return Cost() if kind != "openai" else _asked(stage.name, str(writer.model), writer.mode, config.data.pool, config, seen)
+    if kind == "local":
+        return _generated_by(writer, config.data.pool)
+    if kind != "openai":
+        return Cost()
+    model = str(writer.model)
+    return _asked(model, writer.mode, config.data.pool, config, seen.get((stage.name, model)) or _assumed_row())
 
 
-def _asked(name: str, model: str, mode: str, rows: float, config: Config, seen: Mapping[tuple[str, str], Seen]) -> Cost:
-    """Dollars of rows that an API writes: by the mean of rows it has written, or by those of a released data set."""
+def _assumed_row() -> Tokens:
+    """A row of a data set that an API writes: a critique."""
+    prompt = (_SYSTEM_CHARACTERS + _ROW_CHARACTERS) / CHARACTERS_PER_TOKEN
+    output = _CRITIQUE_CHARACTERS / CHARACTERS_PER_TOKEN
+    told = f"assumed {prompt:.0f} prompt and {output:.0f} output tokens a row, as in 120 released rows of WebInstruct-CFT"
+    return Tokens(prompt, output, told)
+
+
+def _asked(model: str, mode: str, rows: int, config: Config, each: Tokens) -> Cost:
+    """Dollars of rows that an API writes."""
     price = price_of(model, config.prices)
     if price is None:
         return Cost(usd=None, bases=(f"dollars unknown: prices has no {model}",))
-    known = seen.get((name, model))
-    if known:
-        prompt, output = known.prompt_tokens, known.output_tokens
-        basis = f"{model}: the mean of {known.rows:,} rows that it has written here"
-    else:
-        prompt = (_SYSTEM_CHARACTERS + _ROW_CHARACTERS) / CHARACTERS_PER_TOKEN
-        output = _CRITIQUE_CHARACTERS / CHARACTERS_PER_TOKEN
-        basis = (
-            f"{model}: assumed {prompt:.0f} prompt and {output:.0f} output tokens a row, as in 120 released rows of WebInstruct-CFT"
-        )
     dated = f"; prices of {config.prices.dated}" if config.prices.dated else ""
-    return Cost(usd=price.cost(round(rows * prompt), round(rows * output), mode), bases=(f"{basis}; {mode}{dated}",))
+    usd = price.cost(round(rows * each.prompt), round(rows * each.output), mode)
+    return Cost(usd=usd, bases=(f"{model}: {each.basis}; {mode}{dated}",))

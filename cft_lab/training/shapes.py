@@ -95,7 +95,12 @@ def shape_basis(model: ModelConfig) -> str:
 
 def _own_shape(model: ModelConfig) -> ShapeConfig | None:
     """The shape that the model's own config.json tells, if its folder is on this disk and its architecture is known here."""
-    folder = None if model.hub_id is None else cached_snapshot(model.hub_id, model.revision)
+    return None if model.hub_id is None else cached_shape(model.hub_id, model.revision)
+
+
+def cached_shape(hub_id: str, revision: str | None) -> ShapeConfig | None:
+    """The shape that a model folder, or a model in the hub's cache, tells of itself; None if it is not there, or unknown here."""
+    folder = cached_snapshot(hub_id, revision)
     return None if folder is None else shape_from(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 

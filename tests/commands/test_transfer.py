@@ -130,6 +130,19 @@ def test_what_a_store_has_already_is_kept(made: Made, tmp_path: Path, packed: Pa
     assert "0 results, 0 other whole stages and 0 records imported; 9 stages were here already" in capsys.readouterr().out
 
 
+def test_a_record_does_not_replace_a_stage_that_a_kill_left_without_its_mark(made: Made, tmp_path: Path, packed: Path) -> None:
+    store, _ = quiet_store(tmp_path / "there")
+    killed = (made.examples, made.candidates, made.selected)
+    store.ensure(made.selected)
+    for stage in killed:
+        (store.folder(stage) / DONE).unlink()
+    before = [tree(store.folder(stage)) for stage in killed]
+    assert load(tmp_path / "there", packed) == 0
+    assert [tree(store.folder(stage)) for stage in killed] == before
+    store.ensure(made.examples)
+    assert store.manifest(made.examples)["resumed"], "it is completed as if nothing had been imported"
+
+
 def test_an_archive_of_an_import_is_the_same_again(tmp_path: Path, packed: Path) -> None:
     assert load(tmp_path / "there", packed) == 0
     assert export(tmp_path / "there", tmp_path / "again.tar.gz", "--with-generations") == 0

@@ -94,6 +94,18 @@ def test_item_interval_of_single_samples_is_wilsons() -> None:
     assert item_interval(scores(30, 30)) == wilson(30, 30)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
+def test_a_single_item_tells_little_and_stops_nothing(value: float) -> None:
+    """Requests of all other items may have been refused."""
+    assert item_interval([value]) == wilson(value, 1)
+    low, high = macro_interval([[value], scores(10, 20)])
+    assert low < (value + 0.5) / 2 < high
+    found = compare([[value]], [[0.0]])
+    assert (found.items, found.difference) == (1, value)
+    assert found.interval[1] - found.interval[0] > 0.9
+    assert not found.separated
+
+
 def test_copies_of_a_sample_tell_nothing_new_and_independent_ones_do() -> None:
     """Eight identical samples of an item are worth one; eight independent ones of equally hard items are worth about eight."""
     single = draws(3, 200, 0.4)

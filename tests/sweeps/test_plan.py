@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from cells import DEBUG
+from engines.api.loopback import serving
 from sweep_tools import FIVE, composed, planned
 
 from cft_lab import pipeline
 from cft_lab.config import PROJECT_ROOT
-from cft_lab.store import DONE, MANIFEST
+from cft_lab.hydra_config import compose
+from cft_lab.store import DONE, MANIFEST, Store
 from cft_lab.sweeps import costs
 from cft_lab.sweeps.plan import Plan, PlannedStage, kind_of, lost, make_plan, to_make
 
@@ -246,6 +248,38 @@ def test_costs_follow_from_rows_prices_and_the_papers_hours(tmp_path: Path) -> N
     assert kept["candidates"].disk_gb == pytest.approx(2 * 7.62 * 2 + resume, rel=0.01)
 
 
+def test_examples_are_those_of_all_sources_and_of_a_budget_of_tokens(tmp_path: Path) -> None:
+    def hours(*overrides: str) -> tuple[float | None, ...]:
+        found = plan_cost(planned("model=qwen2.5-math-7b", *overrides), tmp_path)
+        return found["candidates"].gpu_hours, found["selected"].gpu_hours
+
+    one, two = hours("method=cft"), hours("method=mix")
+    assert two == pytest.approx([2 * part for part in one if part], rel=0.02)
+    few = plan_cost(planned("model=qwen2.5-math-7b", "data.supervised_tokens=1000000"), tmp_path)
+    assert few["candidates"].gpu_hours == pytest.approx(8 * 1922 / 50_000, rel=0.01)
+    assert few["selected"].gpu_hours == pytest.approx(2 * 500 * 600 / 8000 / 3600, rel=0.01)
+    assert any(basis.startswith("1,922 examples with 1,000,000 supervised tokens: assumed") for basis in few["candidates"].bases)
+
+
+@pytest.mark.parametrize("model", ["qwen2.5-math-7b", "lab-qwen2"])
+def test_a_writer_on_this_machine_costs_what_its_own_size_does(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    writer = tmp_path / "writer"
+    writer.mkdir()
+    shape = {"hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64}
+    shape |= {"num_key_value_heads": 8, "vocab_size": 152064}
+    (writer / "config.json").write_text(json.dumps({"model_type": "qwen2", **shape}))
+    (writer / "model.safetensors").touch()
+
+    def written(name: str) -> costs.Cost:
+        plan = planned(f"model={model}", "teacher=local", f"teacher.model={name}", "data.pool=100000")
+        return plan_cost(plan, tmp_path)["critiques"]
+
+    assert written(str(writer)).gpu_hours == pytest.approx(1e5 * 600 / 8000 * 72.7e9 / 7.6e9 / 3600, rel=0.01)
+    assert written("Qwen/Qwen2.5-72B-Instruct").gpu_hours is None
+    assert "Qwen/Qwen2.5-72B-Instruct unknown" in written("Qwen/Qwen2.5-72B-Instruct").bases[0]
+
+
 def test_rows_that_were_answered_here_are_a_better_basis(tmp_path: Path) -> None:
     plan = planned("model=qwen2.5-math-7b")
     (stage,) = (stage for stage in plan.stages if stage.name == "critiques")
@@ -264,6 +298,36 @@ def test_rows_that_were_answered_here_are_a_better_basis(tmp_path: Path) -> None
     cost = costs.plan_costs(plan, [stage], tmp_path)[stage.key]
     assert cost.usd == pytest.approx((1e5 * 300 * 2.5 + 1e5 * 200 * 10) / 1e6, rel=1e-6)
     assert "the mean of 100 rows that it has written here" in cost.bases[0]
+
+
+@pytest.mark.parametrize(("protocol", "prompt", "output"), [("direct", 150, 600), ("two-stage", 1800, 2400)])
+def test_an_evaluation_through_an_api_is_not_priced_as_critiques(tmp_path: Path, protocol: str, prompt: int, output: int) -> None:
+    plan = planned("model=gpt-4o", "benchmarks.names=[gsm8k]", f"inference={protocol}")
+    (stage,) = (stage for stage in plan.stages if stage.name == "generations")
+    cost = costs.plan_costs(plan, [stage], tmp_path)[stage.key]
+    assert cost.usd == pytest.approx(1319 * (prompt * 2.5 + output * 10) / 1e6)
+    assert f"assumed, not measured: {prompt} prompt and {output} output tokens an item, {protocol}" in cost.bases[0]
+
+
+def test_an_api_that_was_evaluated_here_is_priced_by_what_it_wrote(tmp_path: Path) -> None:
+    """By the manifests that a real evaluation leaves, of the same protocol only."""
+    priced = ("+prices.input_usd={loopback-1: 10}", "+prices.output_usd={loopback-1: 100}")
+    common = ("model=gpt-4o", "model.api_model=loopback-1", "engine.api_key_env=null", *priced)
+    store = Store(tmp_path, lambda line: None)
+    with serving() as server:
+        here = compose(*common, f"engine.base_url={server.url}", "benchmarks.names=[lab-basic,lab-long]", "benchmarks.items=5")
+        for scored in pipeline.plan(here).result.upstream.values():
+            store.ensure(scored.upstream["generations"])
+    counts = [manifest["counts"] for _, manifest in store.finished() if manifest["stage"] == "generations"]
+    tokens = [sum(count[name] for count in counts) / 10 for name in ("prompt_tokens", "tokens")]
+    plan = planned(*common, "benchmarks.names=[gsm8k]")
+    (stage,) = (stage for stage in plan.stages if stage.name == "generations")
+    cost = costs.plan_costs(plan, [stage], tmp_path)[stage.key]
+    assert cost.usd == pytest.approx(1319 * (tokens[0] * 10 + tokens[1] * 100) / 1e6, rel=1e-3)
+    assert "the mean of 10 rows that it has written here" in cost.bases[0]
+    other = planned(*common, "benchmarks.names=[gsm8k]", "inference=two-stage")
+    (stage,) = (stage for stage in other.stages if stage.name == "generations")
+    assert "assumed" in costs.plan_costs(other, [stage], tmp_path)[stage.key].bases[0]
 
 
 def test_what_is_unknown_stays_unknown(tmp_path: Path) -> None:
