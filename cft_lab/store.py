@@ -213,11 +213,14 @@ class Store:
         replaced = {"replaces": {"created": self.manifest(stage)["created"]}} if pruned else {}
         write_json(partial / MANIFEST, _manifest(stage, counts, seconds, resumed) | replaced)
         (partial / OWNER).unlink(missing_ok=True)
-        if pruned:
-            shutil.rmtree(folder)
+        aside = set_aside(self.root) if pruned else None
+        if aside is not None:  # at once: what is left of a folder that a kill found half deleted would look like a whole one
+            os.replace(folder, aside / folder.name)
         os.replace(partial, folder)
         (folder / DONE).touch()
         _sync_folder(folder)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
         summary = " ".join(f"{name}={value}" for name, value in counts.items() if isinstance(value, (int, float, str)))
         self._say(f"{'done':>7} {stage.name:<12} {stage.key}  {seconds:.1f} s  {summary}")
 

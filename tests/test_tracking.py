@@ -78,8 +78,15 @@ def freeze(root: Path, *arguments: str) -> Plan:
 
 
 def offline_runs(root: Path) -> dict[str, list[object]]:
+    """Records of each run. wandb's own process writes for a moment after a run has ended, an `exit` last unless it was killed."""
     files = sorted(root.glob("tracking/wandb/offline-run-*/run-*.wandb"))
+    while not all(ended(records(file)) or time.time() - file.stat().st_mtime > 5 for file in files):
+        time.sleep(0.1)
     return {file.stem.removeprefix("run-"): records(file) for file in files}
+
+
+def ended(run: Sequence[Any]) -> bool:
+    return any(record.WhichOneof("record_type") == "exit" for record in run)
 
 
 @pytest.mark.slow
@@ -130,7 +137,7 @@ from cft_lab.tracking import Tracker
 tracker = Tracker(TrackingConfig(kind="wandb"), Path(sys.argv[1]))
 with tracker.train_run("0" * 16, {"seed": 0}) as log:
     log({"step": 1, "loss": 1.0})
-tracker.cell_run("1" * 16, {"seed": 0}, {"AVG": 1.0}, {}, [], "0" * 16)
+tracker.cell_run("1" * 16, {"seed": 0}, {"AVG": 1.0}, {}, [], "0" * 16, created="2026-01-02")
 """
 
 
@@ -162,6 +169,7 @@ def test_what_was_made_again_replaces_what_was_sent(cell: ComposeCell, tmp_path:
     trained, finished = pipeline.run(config, lambda line: None).keys["candidates"], pipeline.plan(config).result.key
 
     def segments(key: str) -> list[list[Any]]:
+        offline_runs(tmp_path)  # waits for the last record
         return [records(file) for file in sorted(tmp_path.glob(f"tracking/wandb/offline-run-*-{key}/*.wandb"))]
 
     for name in ("candidates", "selected", "generations", "scores", "result"):
