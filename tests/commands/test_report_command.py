@@ -5,12 +5,9 @@ import io
 from pathlib import Path
 
 import pytest
-from made_results import drawn_for, write_cell
 
 from cft_lab.__main__ import main
-from cft_lab.hydra_config import compose
-from cft_lab.json_files import read_json, write_json
-from cft_lab.results import open_store
+from cft_lab.json_files import write_json
 
 
 def report(store: Path, *arguments: str) -> int:
@@ -151,16 +148,6 @@ def test_overrides_may_stand_behind_options_and_hold_for_claims_too(tmp_path: Pa
         assert "asked for with `train.lr=1e-4`" in (tmp_path / f"{name}.md").read_text()
 
 
-def test_claims_name_the_records_that_they_could_not_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = compose("model=lab-qwen2", "benchmarks=lab", "data=lab-forum", "method=cft")
-    key = write_cell(tmp_path, config, drawn_for(config.benchmarks.names, "cft", 0.5))
-    scores = read_json(tmp_path / "result" / key / "result.json")["keys"]["scores/lab-basic"]
-    for file in (tmp_path / "scores" / scores).glob("grades.*"):
-        file.write_text("garbage")
-    assert report(tmp_path, "claims") == 0
-    assert f"cannot be used: scores/{scores}: it is damaged" in capsys.readouterr().out
-
-
 def test_a_data_set_whose_manifest_says_no_config_is_not_counted(tmp_path: Path) -> None:
     folder = tmp_path / "problems" / ("a" * 16)
     folder.mkdir(parents=True)
@@ -168,21 +155,6 @@ def test_a_data_set_whose_manifest_says_no_config_is_not_counted(tmp_path: Path)
     write_json(folder / "manifest.json", told)
     (folder / "DONE").touch()
     assert report(tmp_path, "table1") == 0
-
-
-def test_half_a_surrogate_in_a_record_becomes_a_question_mark(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    config = compose("model=lab-qwen2", "benchmarks=lab", "data=lab-web", "method=cft")
-    key = write_cell(store, config, drawn_for(config.benchmarks.names, "cft", 0.5))
-    manifest = store / "result" / key / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"label": "', '"label": "\\ud83d \\ud83d\\ude00'))
-    label = open_store(store).costs().loc[key, "label"]
-    assert label.startswith("? \N{GRINNING FACE}")
-    strange = store / "result" / "bad\udcff"  # a name that is not UTF-8
-    strange.mkdir()
-    (strange / "DONE").touch()
-    assert report(store, "lab/table5", "--format", "html,md,csv", "--out", str(tmp_path / "out")) == 0
-    assert "bad?" in (tmp_path / "out" / "lab-table5.md").read_text()
 
 
 def test_a_store_that_is_no_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

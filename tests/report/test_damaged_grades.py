@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_results import FAMILY_OF_ONE, config_of, drawn, edit, study_of, sweeps_folder, write_cell
+from made_results import FAMILY_OF_ONE, config_of, drawn, drawn_for, edit, study_of, sweeps_folder, write_cell
 
 from cft_lab import pipeline
-from cft_lab.json_files import write_json
+from cft_lab.__main__ import main
+from cft_lab.hydra_config import compose
+from cft_lab.json_files import read_json, write_json
 from cft_lab.report.build import build_study
 from cft_lab.report.claims import Verdict, judge
 from cft_lab.report.study import Study
@@ -172,6 +174,31 @@ def test_the_command_for_lost_places_can_be_copied_from_markdown(store: Path, st
     text = render(build_study(study(), ["mine"]), "md")
     (line,) = [line for line in text.splitlines() if "SFT lacks lab-basic" in line]
     assert f"`python run.py benchmarks=lab-table8 model=lab-debug method=sft seed=1 output_root={store}`" in line
+
+
+def test_claims_name_the_records_that_they_could_not_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = compose("model=lab-qwen2", "benchmarks=lab", "data=lab-forum", "method=cft")
+    key = write_cell(tmp_path, config, drawn_for(config.benchmarks.names, "cft", 0.5))
+    scores = read_json(tmp_path / "result" / key / "result.json")["keys"]["scores/lab-basic"]
+    for file in (tmp_path / "scores" / scores).glob("grades.*"):
+        file.write_text("garbage")
+    assert main(["report", "claims", "--store", str(tmp_path)]) == 0
+    assert f"cannot be used: scores/{scores}: it is damaged" in capsys.readouterr().out
+
+
+def test_half_a_surrogate_in_a_record_becomes_a_question_mark(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    config = compose("model=lab-qwen2", "benchmarks=lab", "data=lab-web", "method=cft")
+    key = write_cell(store, config, drawn_for(config.benchmarks.names, "cft", 0.5))
+    manifest = store / "result" / key / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"label": "', '"label": "\\ud83d \\ud83d\\ude00'))
+    label = open_store(store).costs().loc[key, "label"]
+    assert label.startswith("? \N{GRINNING FACE}")
+    strange = store / "result" / "bad\udcff"  # a name that is not UTF-8
+    strange.mkdir()
+    (strange / "DONE").touch()
+    assert main(["report", "lab/table5", "--format", "html,md,csv", "--out", str(tmp_path / "out"), "--store", str(store)]) == 0
+    assert "bad?" in (tmp_path / "out" / "lab-table5.md").read_text()
 
 
 def _made(folder: Path) -> Path:
