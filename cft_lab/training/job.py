@@ -23,7 +23,7 @@ from cft_lab.runtime import load_model, resolve_precision
 from cft_lab.tracking import MetricsFile
 from cft_lab.training.candidates import candidate_folder, check_model_folder, save_candidate
 from cft_lab.training.faults import TrainingError, explain_no_room, memory_explained
-from cft_lab.training.ranks import Ranks, empty_model, open_ranks
+from cft_lab.training.ranks import Ranks, empty_model, leave, open_ranks
 from cft_lab.training.resume import resume_step
 from cft_lab.training.signals import Requeue, StopRequest, stop_requests
 
@@ -214,4 +214,4 @@ def _obey_parent(stop: StopRequest) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    leave(main(Path(sys.argv[1])))

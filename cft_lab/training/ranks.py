@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +113,15 @@ def open_ranks() -> Iterator[Ranks]:
         torch.distributed.init_process_group("gloo", timeout=GROUP_TIMEOUT)
     yield Ranks(torch.distributed.get_rank(), world, int(os.environ["LOCAL_RANK"]), device)
     torch.distributed.destroy_process_group()  # not after an error: the others may be gone, and it would wait for them
+
+
+def leave(code: int) -> NoReturn:
+    """Ends a process of a group that has taken leave, at once: an interpreter that goes down beside torch's threads may abort
+    ("terminate called without an active exception"), which torchrun would take for a lost process and start all again.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def shard(root: torch.nn.Module, model: PreTrainedModel, ranks: Ranks, config: OptimizationConfig, precision: str) -> None:

@@ -14,7 +14,7 @@ from tiny_training import CONFIG, SEED
 
 from cft_lab.training.loop import train
 from cft_lab.training.meters import StepMetrics
-from cft_lab.training.ranks import empty_model, open_ranks
+from cft_lab.training.ranks import empty_model, leave, open_ranks
 
 base, folder = Path(sys.argv[1]), Path(sys.argv[2])
 kill_after = int(sys.argv[3]) if len(sys.argv) > 3 else None
@@ -43,3 +43,4 @@ with open_ranks() as ranks:
         weights=base,
         progress=False,
     )
+leave(0)

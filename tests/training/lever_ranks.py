@@ -13,7 +13,7 @@ from tiny import sequences
 from tiny_training import CONFIG, SEED
 
 from cft_lab.training.loop import train
-from cft_lab.training.ranks import Ranks, empty_model, open_ranks
+from cft_lab.training.ranks import Ranks, empty_model, leave, open_ranks
 
 LEVERS = {
     "plain": {},
@@ -55,3 +55,4 @@ if __name__ == "__main__":
         found = {name: losses_with(name, Path(sys.argv[1]), Path(sys.argv[2]) / name, ranks) for name in sys.argv[3:]}
         if ranks.first:
             print("LOSSES", json.dumps(found))
+    leave(0)

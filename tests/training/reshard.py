@@ -8,7 +8,7 @@ from tiny import tiny_model
 from tiny_training import CONFIG
 
 from cft_lab.training.loss import SummedLoss
-from cft_lab.training.ranks import open_ranks, shard
+from cft_lab.training.ranks import leave, open_ranks, shard
 from cft_lab.training.resume import load_resume, save_resume
 
 source, target = Path(sys.argv[1]), Path(sys.argv[2])
@@ -27,3 +27,4 @@ with open_ranks() as ranks:
     assert load_resume(target, model, optimizer, ranks, 7, said.append) == step + 1
     assert not said
     assert float(torch.randn(1)) == drawn, "each process gets its own random numbers back"
+leave(0)

@@ -12,7 +12,7 @@ from tiny import sequences
 from tiny_training import CONFIG, SEED
 
 from cft_lab.training.loop import train
-from cft_lab.training.ranks import empty_model, open_ranks
+from cft_lab.training.ranks import empty_model, leave, open_ranks
 from cft_lab.training.signals import Requeue, StopRequest
 
 base, folder = Path(sys.argv[1]), Path(sys.argv[2])
@@ -47,3 +47,4 @@ with open_ranks() as ranks:
     except Requeue as ended:
         sys.stdout.write(f"{ranks.rank} {ended} {len(seen)}\n")  # in one piece; print would let the other in before the line's end
         sys.stdout.flush()
+leave(0)
