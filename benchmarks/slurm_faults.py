@@ -145,7 +145,7 @@ class Run:
         return bool(running)
 
     def _restart_controller(self) -> bool:
-        self.cluster.kill_controller()
+        self.cluster.stop_controller(signal.SIGKILL)
         time.sleep(2)
         self.cluster.start_controller()
         return True

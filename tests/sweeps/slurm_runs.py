@@ -22,7 +22,11 @@ def finish(cluster: SlurmCluster, folder: RunFolder, timeout_s: float = 120) -> 
         return status_of(folder).exit_code != EXIT_UNDER_WAY
 
     cluster.until(over, "the end of the sweep", timeout_s)
-    return status_of(folder)
+    status = status_of(folder)
+    for one in status.stages.values():
+        if one.state != "done":
+            print(one.stage.name, one.state, one.detail, *one.last_lines, sep="\n  ")  # pytest shows it where a test fails
+    return status
 
 
 def until_running(cluster: SlurmCluster, folder: RunFolder, name: str) -> str:

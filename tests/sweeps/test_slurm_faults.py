@@ -144,7 +144,7 @@ def test_a_controller_that_is_away_while_jobs_are_submitted_is_waited_for(
     cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None
 ) -> None:
     folder = freeze_sweep(*ONE_JOB)
-    cluster.kill_controller()
+    cluster.stop_controller()
     back = threading.Timer(1.5, cluster.start_controller)
     back.start()
     slurm.submit(folder)
@@ -155,7 +155,7 @@ def test_a_controller_that_is_away_while_jobs_are_submitted_is_waited_for(
 def test_a_restarted_controller_costs_nothing(cluster: SlurmCluster, freeze_sweep: FreezeSweep, pretrained: None) -> None:
     folder = submitted(freeze_sweep)
     started(cluster, folder)
-    cluster.kill_controller()
+    cluster.stop_controller()
     back = threading.Timer(1.5, cluster.start_controller)
     back.start()
     assert status_of(folder).exit_code == EXIT_UNDER_WAY  # asked meanwhile, and waited
