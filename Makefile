@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 help:
 	@echo "make lab         base and cft in the lab world, from nothing to a result table (minutes, CPU)"
 	@echo "make lab-tables  the lab twins of tables 2, 5, 6, 7 and 8 with three seeds (docs/lab-study/; three quarters of an hour, resumable)"
-	@echo "make test        all tests"
+	@echo "make test        all tests, by two workers (WORKERS=4: by four)"
 	@echo "make test-vllm   tests with vLLM on the CPU, in an environment of its own (3.5 GB, minutes)"
 	@echo "make lint        ruff and mypy, as CI runs them"
 	@echo "make format      lets ruff rewrite the code"
@@ -37,10 +37,13 @@ lab-tables: $(INSTALLED)
 	rm -f docs/lab-study/results.tar.gz
 	$(BIN)/python -m cft_lab export docs/lab-study/results.tar.gz --store $(STUDY)
 
+# Much of a test is waiting: for SLURM, for processes to come up, for what a killed one leaves. Two workers keep two cores busy.
+# `make test WORKERS=0` runs one test after the other and names each file.
+WORKERS ?= 2
 # waiting threads sleep: tests run several processes at once, which otherwise wait in busy loops for each other
 test: export OMP_WAIT_POLICY := PASSIVE
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # vLLM pins other versions than ours, hence its own environment; the three packages that go are built for a GPU and never used.
 $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
