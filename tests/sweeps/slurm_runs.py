@@ -14,7 +14,7 @@ from cft_lab.sweeps.status import EXIT_UNDER_WAY, SweepStatus, status_of
 from cft_lab.sweeps.submitted import submitted_jobs
 
 
-def finish(cluster: SlurmCluster, folder: RunFolder, timeout_s: float = 120) -> SweepStatus:
+def finish(cluster: SlurmCluster, folder: RunFolder, timeout_s: float = 300) -> SweepStatus:
     """Waits until nothing of a sweep runs or is queued, and says what there is of it then."""
 
     def over() -> bool:
@@ -36,7 +36,7 @@ def until_running(cluster: SlurmCluster, folder: RunFolder, name: str) -> str:
         cluster.release()
         return [one.job for one in status_of(folder).stages.values() if one.stage.name == name and one.state == "running"]
 
-    cluster.until(running, f"a running {name}", 90)
+    cluster.until(running, f"a running {name}", 180)
     job = running()[0]
     assert job is not None
     return job

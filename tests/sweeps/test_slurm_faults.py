@@ -46,7 +46,7 @@ def started(cluster: SlurmCluster, folder: RunFolder, restarts: int = 0) -> str:
         files = list((folder.path / JOBS).glob("*.json"))
         return read_json(files[0])["granted"] if files else {"SLURM_RESTART_COUNT": "-1"}
 
-    cluster.until(lambda: int(about().get("SLURM_RESTART_COUNT", 0)) >= restarts, f"start {restarts}", 90)
+    cluster.until(lambda: int(about().get("SLURM_RESTART_COUNT", 0)) >= restarts, f"start {restarts}", 180)
     return next(iter(submitted_jobs(folder).values())).job
 
 
@@ -58,7 +58,7 @@ def until_training(cluster: SlurmCluster, folder: RunFolder) -> None:
     """Waits until some steps of the training are done."""
     partial = folder.store_root / "candidates" / f"{stage_named(folder, 'candidates').key}.partial"
     metrics = partial / "metrics.jsonl"
-    cluster.until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 5, "some steps", 60)
+    cluster.until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 5, "some steps", 180)
 
 
 def log_of_training(folder: RunFolder) -> str:
@@ -73,7 +73,7 @@ def until_resumed(cluster: SlurmCluster, folder: RunFolder) -> None:
         cluster.release()
         return " resume candidates" in log_of_training(folder)
 
-    cluster.until(resumed, "the training's next start", 90)
+    cluster.until(resumed, "the training's next start", 180)
 
 
 def submitted(freeze_sweep: FreezeSweep, *overrides: str) -> RunFolder:
@@ -101,7 +101,7 @@ def test_a_preempted_job_comes_back(cluster: SlurmCluster, freeze_sweep: FreezeS
     node = cluster.call("squeue", "-h", "-j", job, "-o", "%N").strip()
     urgent = "--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null", "--wrap=sleep 1"
     cluster.call("sbatch", *urgent)
-    cluster.until(lambda: cluster.jobs()[job][0] == "PENDING", "the preemption", 30)
+    cluster.until(lambda: cluster.jobs()[job][0] == "PENDING", "the preemption", 120)
     assert status_of(folder).exit_code == EXIT_UNDER_WAY
     started(cluster, folder, restarts=1)
     assert finish(cluster, folder).exit_code == EXIT_DONE
@@ -116,7 +116,7 @@ def test_a_time_limit_that_comes_near_is_a_warning_and_a_requeue(
     job = until_running(cluster, folder, "candidates")
     until_training(cluster, folder)
     cluster.call("scontrol", "update", f"jobid={job}", "TimeLimit=1")
-    cluster.until(lambda: cluster.jobs()[job][0] == "PENDING", "the requeue", 80)
+    cluster.until(lambda: cluster.jobs()[job][0] == "PENDING", "the requeue", 180)
     cluster.call("scontrol", "update", f"jobid={job}", "TimeLimit=30")
     until_resumed(cluster, folder)
     assert "SLURM_RESTART_COUNT=1" in log_of_training(folder)
@@ -131,7 +131,7 @@ def test_a_time_limit_that_kills_is_said_and_retry_goes_on(
     job = until_running(cluster, folder, "candidates")
     until_training(cluster, folder)
     cluster.call("scontrol", "update", f"jobid={job}", "EndTime=now")
-    cluster.until(lambda: cluster.jobs()[job][0] == "TIMEOUT", "the end", 80)
+    cluster.until(lambda: cluster.jobs()[job][0] == "TIMEOUT", "the end", 180)
     status = finish(cluster, folder)
     assert status.exit_code == EXIT_BROKEN
     assert states(status)["candidates"] == "orphaned"
