@@ -101,7 +101,7 @@ def test_the_plan_of_a_training_needs_no_folder_of_the_model() -> None:
 def test_a_paper_scale_model_is_refused_at_once_where_it_cannot_run(tmp_path: Path) -> None:
     started = time.monotonic()
     done = run("model=qwen2.5-math-7b", HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1", OPENAI_API_KEY="")
-    assert time.monotonic() - started < 40  # two seconds on a quiet machine; benchmarks/startup.py measures it
+    assert time.monotonic() - started < 10  # two seconds on a quiet machine; benchmarks/startup.py measures it
     assert done.returncode == 2
     for part in (
         "needs a GPU",

@@ -207,7 +207,7 @@ def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
     worker.join()
     started = time.monotonic()
     _slow(str(tmp_path / "store"), str(log))
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 5
     assert log.read_text() == "made\nmade\n"
 
 

@@ -197,6 +197,6 @@ def test_looking_for_what_is_missing_imports_no_datasets_and_takes_no_time() -> 
         "data = [compose(f'data={name}').data for name in ('webinstruct', 'local', 'math')]\n"
         "started = time.monotonic()\n"
         "print([len(list(missing_source(part))) for part in data], [source_identity(part) for part in data])\n"
-        "print(time.monotonic() - started < 5, [name for name in ('datasets', 'pandas', 'numpy') if name in sys.modules])"
+        "print(time.monotonic() - started < 0.5, [name for name in ('datasets', 'pandas', 'numpy') if name in sys.modules])"
     )
     assert told.splitlines() == ["[1, 1, 1] [{}, {}, {}]", "True []"]

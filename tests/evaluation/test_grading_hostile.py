@@ -92,7 +92,7 @@ def test_runs_of_blanks_and_signs_take_linear_time(benchmark: str) -> None:
         started = time.monotonic()
         for written in (text, f"\\boxed{{{text}}}"):
             grade_many([Submission("p", "B", written), Submission("p", "42", written)], profile_of(benchmark))
-        assert time.monotonic() - started < 10, text[:40]
+        assert time.monotonic() - started < 4, text[:40]
 
 
 def test_numbers_of_more_digits_than_python_writes_can_be_compared() -> None:

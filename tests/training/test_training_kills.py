@@ -238,7 +238,7 @@ def test_ranks_end_with_their_parent(base: Path, tmp_path: Path) -> None:
         assert len(ranks) == 2
         parent.kill()
         parent.wait()
-        wait_for(lambda: not any(alive(pid) for pid in ranks.values()), timeout_s=20)
+        wait_for(lambda: not any(alive(pid) for pid in ranks.values()), timeout_s=5)
         wait_for(lambda: not any(alive(pid) for pid in launchers) and not rank_pids(job.folder), timeout_s=90)
 
 

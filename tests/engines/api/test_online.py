@@ -195,7 +195,7 @@ def test_a_server_that_is_not_there_is_given_up_after_a_few_tries() -> None:
     started = time.monotonic()
     with pytest.raises(ApiError, match=r"teacher.base_url=http://127.0.0.1:1/v1: nothing answers there"):
         list(engine(ApiConfig(base_url="http://127.0.0.1:1/v1", api_key_env=None)).generate(prompts(50), GREEDY))
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("fault", ["500", "html", "filter"])
@@ -237,7 +237,7 @@ def test_retry_after_is_honoured_by_everybody(fault: str) -> None:
         complete(server, prompts(30), max_in_flight=2)
         seconds = time.monotonic() - started
         assert server.stats()["valid"].keys() == {p.messages[-1].content for p in prompts(30)}
-    assert 0.9 < seconds < 20  # a date has whole seconds only
+    assert 0.9 < seconds < 6  # a date has whole seconds only
 
 
 def test_the_budget_is_never_crossed_and_says_what_is_missing() -> None:
@@ -406,7 +406,7 @@ def test_leaving_early_leaves_nothing_behind(how: str) -> None:
             next(rows)
         rows.close()
         del rows
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 2
         assert _sockets_and_threads() == before
 
 
